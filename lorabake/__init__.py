@@ -1,0 +1,25 @@
+"""Bake a content LoRA and a style LoRA into one file that carries its own fusion plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bake import Report, make
+    from .bundle import load
+    from .runtime import Bundle, Replay
+
+__all__ = ["Bundle", "Replay", "Report", "load", "make"]
+
+_HOMES = {
+    "make": "bake", "Report": "bake", "load": "bundle", "Bundle": "runtime", "Replay": "runtime",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type is whatever the name's home holds
+    # Late, so that `lorabake --help` does not wait for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,51 @@
+"""One exception tree: every user mistake has a class, an exit code and a message."""
+
+from __future__ import annotations
+
+from .runtime.errors import (
+    AttachError,
+    BundleError,
+    LorabakeError,
+    OverrideError,
+    UserError,
+    listed,
+)
+
+__all__ = [
+    "AttachError",
+    "BundleError",
+    "LoraFileError",
+    "LorabakeError",
+    "OutputError",
+    "OverrideError",
+    "PairError",
+    "RecipeError",
+    "UnsupportedLoraError",
+    "UserError",
+    "VerifyError",
+    "listed",
+]
+
+
+class LoraFileError(UserError):
+    """A LoRA cannot be read: missing, not safetensors, empty, NaN or Inf, shapes that contradict."""
+
+
+class UnsupportedLoraError(LoraFileError):
+    """A readable file of a kind lorabake does not take: LoHa, LoKr, DoRA, Tucker, bias, pickle."""
+
+
+class PairError(UserError):
+    """Two LoRAs that cannot be fused: no common layer, different base models, other shapes."""
+
+
+class RecipeError(UserError):
+    """A method, preset or parameter that does not exist or has a value out of range."""
+
+
+class OutputError(UserError):
+    """The output exists already, or its folder cannot be written to."""
+
+
+class VerifyError(LorabakeError):
+    """What was written is not what went in. A defect of lorabake or of the disk, not of the user."""

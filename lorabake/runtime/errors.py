@@ -1,0 +1,44 @@
+"""The root of lorabake's one exception tree, and the errors of reading and replaying a bundle."""
+
+from __future__ import annotations
+
+
+class LorabakeError(Exception):
+    """Anything lorabake raises on purpose; `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UserError(LorabakeError):
+    """A mistake that the user can mend.
+
+    Args:
+        what: What is wrong, without a final full stop.
+        where: The file, layer, tensor or option concerned; empty if `what` says it.
+        advice: What to do about it; empty if nothing can be done.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str = "", advice: str = "") -> None:
+        self.what, self.where, self.advice = what, where, advice
+        message = f"{where}: {what}" if where else what
+        super().__init__(f"{message}. {advice}" if advice else f"{message}.")
+
+
+class BundleError(UserError):
+    """The file is not a bundle, is damaged, or is a bundle of a newer major version."""
+
+
+class AttachError(UserError):
+    """The bundle does not fit the pipeline, or the pipeline cannot be replayed into."""
+
+
+class OverrideError(UserError):
+    """A value given at load time is unknown or out of range for this bundle's plan."""
+
+
+def listed(names: list[str], limit: int = 5) -> str:
+    """Names for a message: the first `limit`, then how many more there are."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
