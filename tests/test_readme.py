@@ -1,0 +1,72 @@
+"""Every fenced block of the README runs, in order, in one folder that holds what a user would have."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorabake import demo
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+QUICK, GUIDE = (README.partition("## Quick start")[2].split("\n## ", 1))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: two LoRAs and a model, under the names that the README uses."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copy(demo.LORAS / f"{demo.SUBJECT}.safetensors", folder / "subject.safetensors")
+    shutil.copy(demo.LORAS / f"{demo.STYLE}.safetensors", folder / "style.safetensors")
+    (folder / "my-model").symlink_to(demo.MODEL)
+    return folder
+
+
+def run(command: list[str], folder: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path}
+    result = subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def test_the_quick_start_has_two_commands() -> None:
+    commands = [body.strip() for _, body in BLOCK.findall(QUICK)]
+    assert len(commands) == 2
+    setup = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e "
+    assert all(command.startswith(setup) for command in commands)
+    assert [command.split("&& ")[-1] for command in commands] == [
+        ".venv/bin/lorabake demo",
+        ".venv/bin/pytest",
+    ]
+
+
+def test_ci_calls_the_second_command() -> None:
+    """Run the script with a `sh` that only records what it is asked to run."""
+    fake = "sh() { printf '%s' \"$2\"; }; export -f sh; bash .ci/run"
+    recorded = run(["bash", "-c", fake], ROOT)
+    second = BLOCK.findall(QUICK)[1][1].strip()
+    assert recorded.endswith(second)
+
+
+@pytest.mark.parametrize(
+    ("language", "body"), [pytest.param(*b, id=b[1].split("\n")[0]) for b in BLOCK.findall(GUIDE)]
+)
+def test_block_runs(language: str, body: str, folder: Path) -> None:
+    command = {"sh": ["sh", "-ec", body], "python": [sys.executable, "-c", body]}
+    run(command[language], folder)
+
+
+def test_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert targets
+    assert [t for t in targets if not (ROOT / t).exists()] == []
