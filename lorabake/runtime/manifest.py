@@ -1,14 +1,28 @@
-"""The manifest of a bundle: what SPEC.md calls the JSON object under the `lorabake` metadata key."""
+"""The manifest of a bundle: the JSON under the metadata key `lorabake` (SPEC.md)."""
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
-from .plan import Rule, Scale
+from .errors import BundleError
+from .fields import Fields, parse, refuse
+from .plan import Constant, Pattern, Rule, Scale, Table, Threshold
 
 KEY = "lorabake"
 FORMAT = (1, 0)
+MAX_LAYERS = 10_000
+MAX_RANK = 32_768
+MAX_BINS = 10_000
+DENOISERS = ("unet", "transformer")
+"""The components that have a clock; the layers of any other are applied all the time."""
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,9 @@ class Layer:
     ranks: tuple[int, ...]
     rule: Rule
 
+    def __str__(self) -> str:
+        return f"{self.component}.{self.module}"
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -58,3 +75,172 @@ class Manifest:
     scale: Scale | None
     digest: str
     format: tuple[int, int] = FORMAT
+
+
+def dumps(manifest: Manifest) -> str:
+    """The canonical JSON of a manifest: names sorted, no spaces, ASCII, floats by their repr.
+
+    Raises:
+        BundleError: The manifest breaks the format.
+    """
+    scale = manifest.scale
+    value = {
+        "format": ".".join(map(str, manifest.format)),
+        "method": manifest.method,
+        "params": manifest.params,
+        "family": manifest.family,
+        "base": manifest.base,
+        "sources": [vars(s) | {"strength": float(s.strength)} for s in manifest.sources],
+        "layers": [_layer_value(layer) for layer in manifest.layers],
+        "scale": scale
+        and vars(scale) | {k: float(getattr(scale, k)) for k in ("alpha", "beta", "gamma")},
+        "digest": manifest.digest,
+    }
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise refuse(f"a value cannot be written as JSON ({error})") from error
+    loads(text)
+    return text
+
+
+def _layer_value(layer: Layer) -> dict[str, Any]:
+    value = {k: v for k, v in vars(layer).items() if k != "rule"}
+    match layer.rule:
+        case Constant(gates):
+            return value | {"gates": [float(gate) for gate in gates]}
+        case Threshold(scores):
+            return value | {"scores": [float(score) for score in scores]}
+        case Table(select):
+            return value | {"select": "".join(map(str, select))}
+
+
+def loads(text: str) -> Manifest:
+    """Parse and check a manifest.
+
+    Fields of a newer minor version that this reader does not know are ignored, with a warning.
+
+    Raises:
+        BundleError: The text is not a manifest of major version 1, or breaks the format.
+    """
+    top = Fields(parse(text), "")
+    version = _version(top)
+    sources = tuple(
+        _source(Fields(value, f"sources[{i}]")) for i, value in enumerate(top.items("sources"))
+    )
+    if len(sources) != 2:
+        raise top.wrong("sources", "a list of two sources, content and style")
+    layers = tuple(
+        _layer(Fields(value, f"layers[{i}]")) for i, value in enumerate(top.items("layers"))
+    )
+    if not 0 < len(layers) <= MAX_LAYERS:
+        raise top.wrong("layers", f"a list of 1 to {MAX_LAYERS} layers")
+    _check_unique(layers)
+    scale = _scale(top)
+    if scale is None and any(isinstance(layer.rule, Threshold) for layer in layers):
+        raise top.wrong("scale", "an object, because layers have scores")
+    if not _HEX.fullmatch(digest := top.text("digest")):
+        raise top.wrong("digest", "64 lower-case hexadecimal digits")
+    return Manifest(
+        method=top.text("method"),
+        params=top.mapping("params"),
+        family=top.text("family"),
+        base=top.text_or_none("base"),
+        sources=sources,
+        layers=layers,
+        scale=scale,
+        digest=digest,
+        format=version,
+    )
+
+
+def _version(top: Fields) -> tuple[int, int]:
+    found = re.fullmatch(r"(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})", top.text("format"), re.ASCII)
+    if found is None:
+        raise top.wrong("format", 'a version such as "1.0"')
+    version = (int(found[1]), int(found[2]))
+    known = ".".join(map(str, FORMAT))
+    if version[0] != FORMAT[0]:
+        raise BundleError(
+            f"bundle format {found[0]} cannot be read, this version of lorabake reads {known}",
+            where="manifest",
+            advice="Update lorabake" if version[0] > FORMAT[0] else "Make the bundle again",
+        )
+    if version > FORMAT:
+        warnings.warn(
+            f"the bundle has format {found[0]}, newer than {known}: "
+            "what this version of lorabake does not know in it is ignored",
+            stacklevel=3,
+        )
+    return version
+
+
+def _source(of: Fields) -> Source:
+    words = of.items("trigger_words")
+    if not all(isinstance(word, str) for word in words):
+        raise of.wrong("trigger_words", "a list of strings")
+    if not _HEX.fullmatch(sha256 := of.text("sha256")):
+        raise of.wrong("sha256", "64 lower-case hexadecimal digits")
+    return Source(
+        role=of.text("role"),
+        name=of.text("name"),
+        sha256=sha256,
+        strength=of.number("strength"),
+        trigger_words=tuple(words),
+        base_model=of.text_or_none("base_model"),
+        license=of.text_or_none("license"),
+    )
+
+
+def _layer(of: Fields) -> Layer:
+    if not _NAME.fullmatch(component := of.text("component")):
+        raise of.wrong("component", "a name of letters, digits and underscores")
+    if not _PATH.fullmatch(module := of.text("module")):
+        raise of.wrong("module", "a dotted path of letters, digits and underscores")
+    ranks = of.naturals("ranks", 2, MAX_RANK + 1)
+    if not any(ranks):
+        raise of.wrong("ranks", "greater than 0 for one source at least")
+    rule = _rule(of)
+    if not isinstance(rule, Constant) and not (all(ranks) and component in DENOISERS):
+        raise of.wrong("ranks", "greater than 0, and the layer one of the denoiser's, to choose")
+    return Layer(component, module, of.text("down"), of.text("up"), ranks, rule)
+
+
+def _rule(of: Fields) -> Rule:
+    kinds = [kind for kind in ("gates", "scores", "select") if kind in of]
+    if len(kinds) != 1:
+        raise refuse(f"{of.path('rule')} must be exactly one of gates, scores, select")
+    if kinds == ["gates"]:
+        return Constant(of.numbers("gates", 2))
+    if kinds == ["scores"]:
+        content, style = of.numbers("scores", 2)
+        if min(content, style) < 0:
+            raise of.wrong("scores", "a list of 2 numbers that are not negative")
+        return Threshold((content, style))
+    if not re.fullmatch("[01]+", select := of.text("select")) or len(select) > MAX_BINS:
+        raise of.wrong("select", f"a string of 1 to {MAX_BINS} digits 0 and 1")
+    return Table(tuple(map(int, select)))
+
+
+def _scale(top: Fields) -> Scale | None:
+    if (of := top.fields("scale")) is None:
+        return None
+    if (pattern := of.text("pattern")) not in get_args(Pattern):
+        raise of.wrong("pattern", f"one of {', '.join(get_args(Pattern))}")
+    scale = Scale(
+        cast("Pattern", pattern), of.number("alpha"), of.number("beta"), of.number("gamma")
+    )
+    if scale.pattern == "modulo" and scale.alpha <= 0:
+        raise of.wrong("alpha", "greater than 0 for the pattern modulo")
+    if scale.gamma <= 0:
+        raise of.wrong("gamma", "greater than 0")
+    return scale
+
+
+def _check_unique(layers: tuple[Layer, ...]) -> None:
+    seen: set[str] = set()
+    for layer in layers:
+        for name in (str(layer), layer.down, layer.up):
+            if name in seen:
+                raise refuse(f"layers: {name} occurs twice")
+            seen.add(name)
