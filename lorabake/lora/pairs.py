@@ -30,6 +30,27 @@ class Pair:
         )
 
 
+def common_family(content: Lora, style: Lora) -> str:
+    """The base model family of both.
+
+    A LoRA with few layers may fit several families; the other one then decides.
+
+    Raises:
+        PairError: There is none.
+    """
+    for family in (content.family, style.family):
+        if all(family in {lora.family, *lora.rivals} for lora in (content, style)):
+            return family
+    shared = content.rivals & style.rivals
+    if shared:
+        return min(shared)
+    raise PairError(
+        f"the content LoRA is for {content.family}, the style LoRA for {style.family}",
+        where=f"{content.provenance.name} + {style.provenance.name}",
+        advice="Choose two LoRAs that were trained on the same base model",
+    )
+
+
 def pair(content: Lora, style: Lora) -> tuple[Pair, ...]:
     """Pair two LoRAs by layer name, in network order.
 
@@ -37,12 +58,7 @@ def pair(content: Lora, style: Lora) -> tuple[Pair, ...]:
         PairError: The LoRAs belong to two base model families, share no layer, or disagree about
             the shape of one.
     """
-    if content.family != style.family:
-        raise PairError(
-            f"the content LoRA is for {content.family}, the style LoRA for {style.family}",
-            where=f"{content.provenance.name} + {style.provenance.name}",
-            advice="Choose two LoRAs that were trained on the same base model",
-        )
+    common_family(content, style)
     names = sorted({*content.layers, *style.layers}, key=network_order)
     pairs = tuple(Pair(name, content.layers.get(name), style.layers.get(name)) for name in names)
     if not any(p.both for p in pairs):
@@ -51,7 +67,7 @@ def pair(content: Lora, style: Lora) -> tuple[Pair, ...]:
             f"(content has {listed([str(n) for n in content.layers], 2)}; "
             f"style has {listed([str(n) for n in style.layers], 2)})",
             where=f"{content.provenance.name} + {style.provenance.name}",
-            advice="Check that both were trained on the same base model and the same kind of layers",
+            advice="Check that both were trained on the same base model and kind of layers",
         )
     unequal = [
         f"{p.name} {p.content.shape} against {p.style.shape}"

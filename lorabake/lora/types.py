@@ -84,12 +84,14 @@ class Lora:
         family: Name of the base model family, one of `families`.
         provenance: Source, digest, trigger words, licence.
         metadata: The file's own `__metadata__`, as it was.
+        rivals: Families that the file's few layers do not rule out either.
     """
 
     layers: Mapping[LayerName, LowRank]
     family: str
     provenance: Provenance
     metadata: Mapping[str, str]
+    rivals: frozenset[str] = frozenset()
 
 
 _STAGES = (

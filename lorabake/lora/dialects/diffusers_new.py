@@ -1,0 +1,38 @@
+"""diffusers keys before PEFT: `….to_q.lora.down.weight`, `….fc1.lora_linear_layer.down.weight`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from ..names import layer_name
+from ..types import LayerName, LowRank
+from .dialect import Dialect, Part
+
+_INFIX = r"(?:\.lora|\.lora_linear_layer)"
+_KEY = re.compile(rf"(.+?)(?:{_INFIX}\.(?:(down|up)\.weight)|{_INFIX}?\.(alpha))")
+_NEW = re.compile(r"\.(?:lora|lora_linear_layer)\.(?:down|up)\.weight$")
+_OLD = re.compile(r"\.to_(?:q|k|v|out)_lora\.(?:down|up)\.weight$")
+
+
+def _objection(keys: Collection[str]) -> str | None:
+    if any(_OLD.search(key) for key in keys):
+        return "keys such as to_q_lora.down.weight are of an older style"
+    found = any(_NEW.search(key) for key in keys)
+    return None if found else "no key ends in .lora.down.weight or .lora_linear_layer.down.weight"
+
+
+def _split(key: str) -> Part | None:
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    return Part(match[1], "alpha" if match[3] else "down" if match[2] == "down" else "up")
+
+
+def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank]:
+    return {layer_name(module.replace(".processor.", ".")): factors}
+
+
+DIALECT = Dialect(
+    "diffusers (new)", "unet.….attn1.to_q.lora.down.weight", _objection, _split, _place
+)

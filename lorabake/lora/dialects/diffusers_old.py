@@ -1,0 +1,43 @@
+"""The first diffusers keys: `….attn1.processor.to_q_lora.down.weight`, in text encoders as well.
+
+Layers without an attention processor were written in the next style already, within one file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from ..names import layer_name
+from ..types import LayerName, LowRank
+from .dialect import Dialect, Part
+
+_OLD = re.compile(r"\.to_(?:q|k|v|out)_lora\.(?:down|up)\.weight$")
+_INFIX = r"(?:_lora|\.lora|\.lora_linear_layer)"
+_KEY = re.compile(rf"(.+?)(?:{_INFIX}\.(?:(down|up)\.weight)|{_INFIX}?\.(alpha))")
+_UNET = {"to_out": "to_out.0"}
+_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+def _objection(keys: Collection[str]) -> str | None:
+    found = any(_OLD.search(key) for key in keys)
+    return None if found else "no key ends in to_q_lora.down.weight or the like"
+
+
+def _split(key: str) -> Part | None:
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    slot = "alpha" if match[3] else "down" if match[2] == "down" else "up"
+    return Part(match[1], slot)
+
+
+def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank]:
+    stem, _, last = module.replace(".processor.", ".").rpartition(".")
+    names = _TEXT if stem.endswith("self_attn") else _UNET
+    return {layer_name(f"{stem}.{names.get(last, last)}"): factors}
+
+
+DIALECT = Dialect(
+    "diffusers (old)", "unet.….attn1.processor.to_q_lora.down.weight", _objection, _split, _place
+)

@@ -1,0 +1,74 @@
+"""Base model families. A new one is a file here and a line in `MEMBERS`."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from ...errors import LoraFileError, listed
+from . import dit, flux, sd2, sd3, sd15, sdxl
+from .evidence import Evidence
+from .family import Family, Fit
+
+__all__ = ["MEMBERS", "Evidence", "Family", "Fit", "get", "names", "recognise"]
+
+# Where two fit equally well, the first is taken and the other stays possible.
+MEMBERS = (
+    sd15.FAMILY,
+    sd2.FAMILY,
+    sdxl.FAMILY,
+    flux.FAMILY,
+    sd3.FAMILY,
+    dit.FAMILY,
+)
+
+
+def names() -> list[str]:
+    """The names that `get` knows."""
+    return [family.name for family in MEMBERS]
+
+
+def get(name: str) -> Family:
+    """The family of this name.
+
+    Raises:
+        LoraFileError: There is none.
+    """
+    for family in MEMBERS:
+        if family.name == name:
+            return family
+    near = get_close_matches(name, names(), n=1)
+    raise LoraFileError(
+        f"there is no base model family {name!r}"
+        + (f"; did you mean {near[0]!r}?" if near else ""),
+        advice=f"Choose one of {', '.join(names())}",
+    )
+
+
+def recognise(evidence: Evidence, where: str) -> tuple[Family, frozenset[str]]:
+    """The family that a LoRA fits best, and others that what it shows does not rule out.
+
+    Raises:
+        LoraFileError: No family has all of its layers.
+    """
+    fits = {
+        family: family.fit(evidence) if all(map(family.owns, evidence.layers)) else Fit.NO
+        for family in MEMBERS
+    }
+    best = max(fits, key=lambda family: fits[family])
+    if fits[best] is Fit.NO:
+        raise LoraFileError(
+            f"its layers are of no base model family that lorabake knows: {_strangers(evidence)}",
+            where=where,
+            advice="Check that it is a LoRA for an image model",
+        )
+    if fits[best] is Fit.SURE:
+        return best, frozenset()
+    rivals = {family.name for family, fit in fits.items() if fit is not Fit.NO}
+    return best, frozenset(rivals - {best.name})
+
+
+def _strangers(evidence: Evidence) -> str:
+    """The layers that the likeliest family lacks; all of them if its fit was the obstacle."""
+    lacking = [[n for n in evidence.layers if not family.owns(n)] for family in MEMBERS]
+    fewest = min(lacking, key=len)
+    return listed([str(name) for name in fewest or evidence.layers], 3)

@@ -1,0 +1,39 @@
+"""FLUX.1."""
+
+from __future__ import annotations
+
+import re
+
+from .evidence import Evidence
+from .family import Family, Fit
+from .transformer import JOINT_BLOCK, spell
+from .unet import CLIP
+
+_MODULES = re.compile(
+    rf"{JOINT_BLOCK})"
+    r"|single_transformer_blocks\.\d+\.(attn\.to_[qkv]|proj_mlp|proj_out|norm\.linear)"
+    r"|x_embedder|context_embedder|norm_out\.linear|proj_out"
+    r"|time_text_embed\.(timestep|guidance|text)_embedder\.linear_[12]"
+)
+
+
+def _fit(evidence: Evidence) -> Fit:
+    if "transformer" not in evidence.components:
+        return Fit.POSSIBLE
+    if "FLUX" in evidence.dialect or evidence.has(r"\.single_transformer_blocks\.|\.x_embedder$"):
+        return Fit.SURE
+    if evidence.widths(r"\.attn\.(to|add)_[qkv]") & {1536, 2432}:
+        return Fit.NO
+    return Fit.LIKELY
+
+
+FAMILY = Family(
+    name="flux",
+    title="FLUX.1",
+    architecture="flux-1-dev/lora",
+    denoiser="transformer",
+    hub_id="black-forest-labs/FLUX.1-dev",
+    modules={"transformer": _MODULES, "text_encoder": CLIP},
+    fit=_fit,
+    spell=spell,
+)

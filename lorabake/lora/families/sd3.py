@@ -1,0 +1,40 @@
+"""Stable Diffusion 3 and 3.5."""
+
+from __future__ import annotations
+
+import re
+
+from .evidence import Evidence
+from .family import Family, Fit
+from .transformer import JOINT_BLOCK, spell
+from .unet import CLIP
+
+_MODULES = re.compile(
+    rf"{JOINT_BLOCK}|attn2\.(to_[qkv]|to_out\.0))"
+    r"|pos_embed\.proj|context_embedder|norm_out\.linear|proj_out"
+    r"|time_text_embed\.(timestep|text)_embedder\.linear_[12]"
+)
+
+
+def _fit(evidence: Evidence) -> Fit:
+    if "transformer" not in evidence.components:
+        return Fit.POSSIBLE
+    sure = evidence.has(r"\.attn2\.|\.pos_embed\.") or "text_encoder_2" in evidence.components
+    if sure or evidence.widths(r"\.attn\.(to|add)_[qkv]") & {1536, 2432}:
+        return Fit.SURE
+    if evidence.widths(r"\.attn\.(to|add)_[qkv]") & {3072}:
+        return Fit.NO
+    stated = "sd3" in evidence.stated or "stable-diffusion-3" in evidence.stated
+    return Fit.LIKELY if stated else Fit.POSSIBLE
+
+
+FAMILY = Family(
+    name="sd3",
+    title="Stable Diffusion 3",
+    architecture="stable-diffusion-3-medium/lora",
+    denoiser="transformer",
+    hub_id="stabilityai/stable-diffusion-3-medium-diffusers",
+    modules={"transformer": _MODULES, "text_encoder": CLIP, "text_encoder_2": CLIP},
+    fit=_fit,
+    spell=spell,
+)

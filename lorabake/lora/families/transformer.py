@@ -1,0 +1,16 @@
+"""What the families of diffusion transformers share."""
+
+from __future__ import annotations
+
+from ..types import LayerName
+
+JOINT_BLOCK = (
+    r"transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+    r"|(ff|ff_context)\.net\.(0\.proj|2)|(norm1|norm1_context)\.linear"
+)
+"""Linear modules of a block over image and text tokens; the pattern lacks its last bracket."""
+
+
+def spell(name: LayerName) -> str:
+    """The PEFT key of a layer, which is its path."""
+    return str(name)

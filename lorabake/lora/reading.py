@@ -1,0 +1,60 @@
+"""Reading a LoRA: file → tensors → dialect → layers → family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import LoraFileError, listed
+from . import dialects, families, file
+from .adapter import configuration
+from .factors import assemble, split
+from .provenance import provenance
+from .refusals import refuse_other_kinds
+from .source import locate
+from .types import Lora, network_order
+
+
+def read(source: str | Path, *, family: str | None = None) -> Lora:
+    """Read a LoRA in any supported key style.
+
+    Factors stay memory-mapped in the file's own dtype; alpha / rank goes into `LowRank.scale`, so
+    nothing is rounded. Every tensor of the file ends up in a layer or is named in an error.
+
+    Args:
+        source: A `.safetensors` file, a folder that holds one, or a hub id (`user/repo`, or
+            `user/repo/file.safetensors`).
+        family: Base model family, see `families.names()`; None to tell it from the file.
+
+    Raises:
+        LoraFileError: The file is missing, damaged, contradicts itself, or is of an unknown kind.
+        UnsupportedLoraError: It is an adapter of a kind that lorabake does not take.
+    """
+    path, name = locate(source)
+    where = str(source)
+    contents = file.load(path, where)
+    tensors = contents.tensors
+    refuse_other_kinds(tensors.keys(), where)
+    config = configuration(path, contents.metadata, where)
+    dialect = dialects.detect(tensors.keys(), where)
+    parts = split(dialect, tensors, where)
+    sound = file.checked({key: (tensors[key], parts[key].slot) for key in tensors}, where)
+    found = assemble(dialect, parts, sound, config, where)
+    layers = {key: found[key] for key in sorted(found, key=network_order)}
+
+    evidence = families.Evidence(layers, dialect.name, contents.metadata)
+    if family is None:
+        home, rivals = families.recognise(evidence, where)
+    else:
+        home, rivals = families.get(family), frozenset[str]()
+        foreign = [str(layer) for layer in layers if not home.owns(layer)]
+        if foreign:
+            raise LoraFileError(
+                f"{home.title} has no such layers: {listed(foreign, 3)}", where=where
+            )
+    return Lora(
+        layers=layers,
+        family=home.name,
+        provenance=provenance(contents.metadata, name, contents.sha256),
+        metadata=contents.metadata,
+        rivals=rivals,
+    )

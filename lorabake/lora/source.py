@@ -1,0 +1,113 @@
+"""Where a LoRA is: a file, a folder or a hub id, resolved to one local file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ..errors import LoraFileError, UnsupportedLoraError, listed
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+"""What diffusers calls a LoRA file."""
+
+ADAPTER = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+"""What PEFT calls a LoRA file and the configuration beside it, which holds its alpha."""
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:/(.+\.\w+))?")
+
+
+class Location(NamedTuple):
+    """One LoRA file on this machine, and what to call it."""
+
+    path: Path
+    name: str
+
+
+def locate(source: str | Path) -> Location:
+    """Find the file that `source` means: a local file or folder, else a hub id.
+
+    Raises:
+        LoraFileError: Nothing is there, or more than one candidate.
+        UnsupportedLoraError: It is a pickle; it is not opened.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        file = path / choose([entry.name for entry in path.iterdir()], str(source))
+        return Location(file, path.resolve().name)
+    if path.exists() or not _may_be_hub_id(source):
+        refuse_pickle(path.name, str(source))
+        if not path.is_file():
+            raise LoraFileError(
+                "is not a regular file" if path.exists() else "does not exist",
+                where=str(source),
+                advice="Give a .safetensors file, a folder that holds one, or a hub id user/repo",
+            )
+        return Location(path, path.stem)
+    from .hub import fetch
+
+    match = _HUB_ID.fullmatch(str(source))
+    repo, file = (match[1], match[2]) if match else (str(source), None)
+    return Location(fetch(repo, file), str(source))
+
+
+def _may_be_hub_id(source: str | Path) -> bool:
+    """`user/repo` or `user/repo/file.safetensors`, unless it plainly means a local path."""
+    if isinstance(source, Path):
+        return False
+    first, _, rest = source.partition("/")
+    local = Path(first).is_dir() or ("/" not in rest and PurePosixPath(rest).suffix in _SUFFIXES)
+    return not local and _HUB_ID.fullmatch(source) is not None and first.strip(".") != ""
+
+
+_SUFFIXES = (".safetensors", *PICKLES)
+
+
+def choose(names: Collection[str], where: str) -> str:
+    """The LoRA among the files of a folder or repository.
+
+    Args:
+        names: The files' paths, relative to it.
+        where: The folder or repository, for messages.
+
+    Raises:
+        LoraFileError: There is none, or several with nothing to prefer one.
+        UnsupportedLoraError: There are only pickles.
+    """
+    for preferred in (WEIGHTS, ADAPTER):
+        if preferred in names:
+            return preferred
+    found = sorted(n for n in names if n.endswith(".safetensors") and not n.startswith("."))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LoraFileError(
+            f"holds {len(found)} .safetensors files: {listed(found)}",
+            where=where,
+            advice=f"Name one of them, for example {where.rstrip('/')}/{found[0]}",
+        )
+    for name in sorted(names):
+        refuse_pickle(name, f"{where.rstrip('/')}/{name}")
+    raise LoraFileError(
+        "holds no .safetensors file", where=where, advice="Give the LoRA file itself"
+    )
+
+
+def refuse_pickle(name: str, where: str) -> None:
+    """Refuse by suffix, without opening: unpickling can run any code.
+
+    Raises:
+        UnsupportedLoraError: The name ends like a pickle.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in PICKLES:
+        raise UnsupportedLoraError(
+            f"a {suffix} file is a pickle, which can run code when opened, so it is not opened",
+            where=where,
+            advice="Convert it to .safetensors with a program you trust, or look for a release "
+            "in that format",
+        )
