@@ -1,0 +1,205 @@
+"""Reading a bundle: manifest, factors and plan of one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .container import DTYPES, Container
+from .errors import BundleError, OverrideError, listed
+from .manifest import KEY, Layer, Manifest, loads
+from .overrides import scale_with
+from .plan import CONTENT, STYLE, Constant, select, steps_of
+
+if TYPE_CHECKING:
+    from .replay import Mode, Replay
+
+_AGAIN = "The file is damaged or was changed by another tool; make the bundle again"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """An open bundle.
+
+    Attributes:
+        path: Its file.
+        manifest: Everything in it that is not a tensor.
+    """
+
+    path: Path
+    manifest: Manifest
+    _file: Container = field(repr=False)
+
+    def factors(
+        self,
+        layer: Layer,
+        source: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One source's (A, B) of a layer, cut out of the stack, without padding.
+
+        Args:
+            layer: One of `manifest.layers`.
+            source: 0 for content, 1 for style.
+            device: Where to; the CPU, backed by the file, if not given.
+            dtype: What as; the file's dtype if not given.
+
+        Returns:
+            down `[r, in]` or `[r, in, kh, kw]`, up `[out, r]` or `[out, r, 1, 1]`; r may be 0.
+        """
+        start = sum(layer.ranks[:source])
+        rows = slice(start, start + layer.ranks[source])
+        down, up = self._file.tensor(layer.down)[rows], self._file.tensor(layer.up)[:, rows]
+        return down.to(device=device, dtype=dtype), up.to(device=device, dtype=dtype)
+
+    def shape(self, layer: Layer) -> tuple[int, ...]:
+        """Shape of a layer's ΔW: `(out, in)` or `(out, in, kh, kw)`."""
+        return (self._file.shape(layer.up)[0], *self._file.shape(layer.down)[1:])
+
+    def select(self, layer: Layer, steps: int, **overrides: float | str) -> list[int | None]:
+        """What a layer applies at each of `steps` steps: 0 content, 1 style, None both.
+
+        A layer that one source lacks always applies the other.
+
+        Raises:
+            OverrideError: `steps` or an override is out of range.
+        """
+        scale = scale_with(self.manifest, overrides)
+        if type(steps) is not int or steps < 1:
+            raise OverrideError(
+                f"{steps!r} is out of range", where="steps", advice="Give a whole number above 0"
+            )
+        if 0 in layer.ranks:
+            return [STYLE if layer.ranks[CONTENT] == 0 else CONTENT] * steps
+        return [select(layer.rule, scale, progress) for progress in steps_of(steps)]
+
+    def selection(self, steps: int, **overrides: float | str) -> Tensor:
+        """The plan as a picture: bool `[layers, steps]`, True where style is applied.
+
+        Layers are in the manifest's order; those that apply both sources are False throughout.
+
+        Args:
+            steps: How many; step i has progress i / steps.
+            **overrides: alpha, beta, gamma or pattern instead of the bundle's.
+
+        Raises:
+            OverrideError: `steps` or an override is out of range, or the plan selects nothing.
+        """
+        layers = self.manifest.layers
+        if all(isinstance(layer.rule, Constant) for layer in layers):
+            raise OverrideError(
+                f"the method {self.manifest.method} applies both LoRAs all the time, "
+                "there is no selection",
+                where=str(self.path),
+            )
+        rows = [self.select(layer, steps, **overrides) for layer in layers]
+        return torch.tensor([[choice == STYLE for choice in row] for row in rows])
+
+    def verify(self) -> None:
+        """Check the tensor bytes against the manifest's digest.
+
+        Raises:
+            BundleError: They differ.
+        """
+        if self._file.digest() != self.manifest.digest:
+            raise BundleError(
+                "its tensors are not those it was made with (the digest differs)",
+                where=str(self.path),
+                advice=_AGAIN,
+            )
+
+    def attach(
+        self,
+        pipe: Any,  # noqa: ANN401 - anything with a unet or transformer and a scheduler
+        mode: Mode = "auto",
+        content_strength: float = 1.0,
+        style_strength: float = 1.0,
+        **overrides: float | str,
+    ) -> Replay:
+        """Replay the plan in a pipeline until `detach()` or the end of a `with` block.
+
+        Args:
+            pipe: Anything with a `unet` or `transformer` and a `scheduler`.
+            mode: `fused` computes W0 + ΔW in place when the selection changes, `hooks` leaves the
+                weights alone and adds the selected branch, `auto` takes fused where it can.
+            content_strength: Factor on the content LoRA; the selection stays as it is.
+            style_strength: Factor on the style LoRA; the selection stays as it is.
+            **overrides: alpha, beta, gamma or pattern instead of the bundle's.
+
+        Raises:
+            AttachError: The bundle does not fit the pipeline, or one is attached already; the
+                pipeline is as it was.
+            OverrideError: A value is unknown or out of range.
+        """
+        from .replay import attach
+
+        strengths = {"content_strength": content_strength, "style_strength": style_strength}
+        return attach(self, pipe, mode, strengths, overrides)
+
+
+def read(path: str | PathLike[str], *, verify: bool = False) -> Bundle:
+    """Open a bundle.
+
+    Args:
+        path: A file on this machine.
+        verify: Also check the digest, which reads the whole file.
+
+    Raises:
+        BundleError: It is no bundle (an ordinary LoRA, for example), damaged, or too new.
+    """
+    file = Container(Path(path))
+    where = str(path)
+    if KEY not in file.metadata:
+        kind = "an ordinary LoRA" if any("lora" in key for key in file.keys) else "something else"
+        raise BundleError(
+            f"this is {kind}, not a bundle: its metadata holds no `{KEY}` manifest",
+            where=where,
+            advice="Make a bundle of two LoRAs with `lorabake make`; if it was a bundle once, "
+            "another tool has stripped its metadata when saving it",
+        )
+    try:
+        manifest = loads(file.metadata[KEY])
+        _check_tensors(file, manifest)
+    except BundleError as error:
+        inner = f"{error.where}: {error.what}" if error.where else error.what
+        raise BundleError(inner, where=where, advice=error.advice) from error
+    bundle = Bundle(Path(path), manifest, file)
+    if verify:
+        bundle.verify()
+    return bundle
+
+
+def _check_tensors(file: Container, manifest: Manifest) -> None:
+    keys = {key for layer in manifest.layers for key in (layer.down, layer.up)}
+    for found, names in (("missing", keys - file.keys), ("not in the manifest", file.keys - keys)):
+        if names:
+            raise BundleError(f"tensors are {found}: {listed(sorted(names))}", advice=_AGAIN)
+    ranks: dict[str, int] = {}
+    for layer in manifest.layers:
+        rank = _check_shapes(file, layer)
+        if ranks.setdefault(layer.component, rank) != rank:
+            raise BundleError(
+                f"{layer} has rank {rank}, other layers of {layer.component} "
+                f"have {ranks[layer.component]}",
+                advice=_AGAIN,
+            )
+
+
+def _check_shapes(file: Container, layer: Layer) -> int:
+    """The rank R of a layer's stack, after its tensors have proved to be one."""
+    down, up = file.shape(layer.down), file.shape(layer.up)
+    shapes = f"{layer} has a down of shape {list(down)} and an up of shape {list(up)}"
+    if len(down) not in (2, 4) or up[1:] != (down[0], 1, 1)[: len(down) - 1] or 0 in (*down, *up):
+        raise BundleError(f"{shapes}, which are no low-rank factors", advice=_AGAIN)
+    if sum(layer.ranks) > down[0]:
+        raise BundleError(f"{shapes}, too small for the ranks {list(layer.ranks)}", advice=_AGAIN)
+    for key in (layer.down, layer.up):
+        if file.dtype(key) not in DTYPES:
+            raise BundleError(f"{key} is {file.dtype(key)}, not {listed([*DTYPES])}", advice=_AGAIN)
+    return down[0]
