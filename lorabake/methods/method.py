@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from ..lora.pairs import Pair
-from ..runtime.plan import Plan
+from ..runtime.plan import Constant, Plan
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)` while a method works."""
@@ -37,10 +37,28 @@ class Method(Protocol):
     name: str
     summary: str
     params: type[Any]
-    """A frozen dataclass of the parameters with their defaults; raises `RecipeError` on a bad value."""
+    """A frozen dataclass of the parameters and their defaults; raises `RecipeError` on bad values."""
 
     def fuse(
-        self, pairs: Sequence[Pair], params: Any, *, device: torch.device, progress: Progress
+        self,
+        pairs: Sequence[Pair],
+        params: Any,  # noqa: ANN401 - of the type that `params` names
+        *,
+        device: torch.device,
+        progress: Progress,
     ) -> Fused:
         """Decide the plan. Numeric work runs on `device`, factors may be anywhere."""
         ...
+
+
+BOTH = Constant((1.0, 1.0))
+"""The rule of a layer that no method decides about: all that is there, all the time."""
+
+
+def decided(pair: Pair) -> bool:
+    """Whether content or style is to be chosen in this layer.
+
+    A layer that only one LoRA has is always taken. Text encoders run once, before there is any
+    progress, so both LoRAs' layers are summed there.
+    """
+    return pair.both and not pair.name.component.startswith("text_encoder")

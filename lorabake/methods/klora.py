@@ -1,0 +1,167 @@
+"""K-LoRA (arXiv 2502.18461): the LoRA whose largest entries weigh more has the layer.
+
+Per layer and progress p: content if S_c ≥ S_s·gamma·S(p), else style (eqs. 1–10). Only S depends
+on p, so two scores per layer are the whole plan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import isfinite
+
+import torch
+
+from ..errors import PairError, RecipeError
+from ..lora.pairs import Pair
+from ..lora.parallel import each
+from ..lora.topk import Magnitude, magnitude
+from ..lora.types import LowRank
+from ..runtime.plan import Plan, Rule, Threshold
+from .method import BOTH, Fused, Progress, decided
+from .values import ScaleParams, positive, store, whole
+
+Scores = tuple[Magnitude, Magnitude]
+"""Content's and style's magnitude in one layer."""
+
+
+@dataclass(frozen=True)
+class Params(ScaleParams):
+    """K-LoRA's parameters; the defaults are the paper's.
+
+    Attributes:
+        gamma: `sum` (eq. 9), `trimmed-mean` (the released code's), `none` (1) or a number.
+        k: How many entries count: a number, or a multiple of r_c·r_s such as `2x`; never more
+            than the layer has.
+    """
+
+    gamma: str | float = "sum"
+    k: int | str = "1x"
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            RecipeError: One is of the wrong type or out of range.
+        """
+        super().__post_init__()
+        store(self, gamma=_checked_gamma(self.gamma), k=_checked_k(self.k))
+
+    def count(self, pair: Pair) -> int:
+        """K of this layer (eq. 2: K = r_c·r_s); halves are rounded to even, 1 is the least."""
+        if isinstance(self.k, int):
+            return self.k
+        content, style = pair.ranks
+        return max(1, round(Fraction(self.k.removesuffix("x")) * content * style))
+
+
+def _checked_gamma(value: object) -> str | float:
+    if isinstance(value, str):
+        if value in {*_GAMMAS, "none"}:
+            return value
+        raise RecipeError(
+            f"'{value}' is not possible",
+            where="gamma",
+            advice=f"Choose from {', '.join(_GAMMAS)}, none, or give a number greater than 0",
+        )
+    return positive("gamma", value)
+
+
+def _checked_k(value: object) -> int | str:
+    if isinstance(value, str):
+        if re.fullmatch(r"\d{1,9}(\.\d{1,9})?x", value, re.ASCII) and Fraction(value[:-1]) > 0:
+            return value
+        raise RecipeError(
+            f"'{value}' is not possible",
+            where="k",
+            advice="Give a whole number such as 4096, or a multiple of r_c·r_s such as 2x or 0.5x",
+        )
+    return whole("k", value, 1, 2**63 - 1)
+
+
+class KLora:
+    """Scores are computed where content or style is chosen; gamma is taken over these layers."""
+
+    name = "klora"
+    summary = "per layer and step the LoRA whose largest entries weigh more"
+    params = Params
+
+    def fuse(
+        self, pairs: Sequence[Pair], params: Params, *, device: torch.device, progress: Progress
+    ) -> Fused:
+        """Score the layers and derive gamma.
+
+        Raises:
+            PairError: The LoRAs share no layer of the denoiser, or gamma has no value because
+                one of them changes nothing there.
+        """
+        shared = [pair for pair in pairs if decided(pair)]
+        if not shared:
+            raise PairError(
+                "the two LoRAs share no layer of the denoiser, so there is nothing to choose",
+                advice="Use the method direct, or two LoRAs that both change the denoiser",
+            )
+        sides = [(side, params.count(p)) for p in shared for side in (p.content, p.style) if side]
+
+        def score(side: tuple[LowRank, int]) -> Magnitude:
+            return magnitude(*side, device)
+
+        found = each(score, sides, device, progress)
+        scores = list(zip(found[::2], found[1::2], strict=True))
+        gamma = _gamma(params.gamma, scores)
+        queue = iter(scores)
+        rules = tuple(_threshold(next(queue)) if decided(pair) else BOTH for pair in pairs)
+        notes = {"gamma": gamma, "layers_chosen": float(len(shared)),
+                 "layers_summed": float(len(pairs) - len(shared))}  # fmt: skip
+        return Fused(Plan(rules, params.scale(gamma)), notes=notes)
+
+
+def _threshold(scores: Scores) -> Rule:
+    content, style = scores
+    return Threshold((content.top, style.top))
+
+
+def _gamma(option: str | float, scores: Sequence[Scores]) -> float:
+    """Gamma as `option` has it, over the layers where content or style is chosen."""
+    if not isinstance(option, str):
+        return option
+    if option == "none":
+        return 1.0
+    content, style = (sum(side.total for side in sides) for sides in zip(*scores, strict=True))
+    for role, total in (("content", content), ("style", style)):
+        if total <= 0 or not isfinite(total):
+            raise PairError(
+                f"the {role} LoRA changes nothing in the layers that both have"
+                if total <= 0
+                else f"the {role} LoRA's weights are too large to be summed",
+                where="gamma",
+                advice="Check that its training and its strength are not zero, or set gamma=none",
+            )
+    return _GAMMAS[option](scores)
+
+
+def total_ratio(scores: Sequence[Scores]) -> float:
+    """Gamma = Σ_l Σ|ΔW_c,l| / Σ_l Σ|ΔW_s,l| (eq. 9)."""
+    return sum(c.total for c, _ in scores) / sum(s.total for _, s in scores)
+
+
+def trimmed_mean(scores: Sequence[Scores]) -> float:
+    """Mean over layers of Σ|ΔW_c| / Σ|ΔW_s|, again without those not below three times the mean.
+
+    So does the authors' released code. Layers where the style changes nothing have no ratio and
+    are left out.
+    """
+    ratios = [c.total / s.total for c, s in scores if s.total > 0]
+    limit = 3 * sum(ratios) / len(ratios)
+    kept = [ratio for ratio in ratios if ratio < limit]
+    return sum(kept) / len(kept)
+
+
+_GAMMAS: dict[str, Callable[[Sequence[Scores]], float]] = {
+    "sum": total_ratio,
+    "trimmed-mean": trimmed_mean,
+}
+
+METHOD = KLora()

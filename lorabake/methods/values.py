@@ -1,0 +1,92 @@
+"""Checked values: what a method's parameters may be, told in one sentence if they are not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import RecipeError
+from ..runtime.plan import Pattern, Scale
+
+
+def number(name: str, value: object) -> float:
+    """`value` as a finite float; integers are numbers, truth values and text are not."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            if math.isfinite(result := float(value)):
+                return result
+        except OverflowError:
+            pass
+    raise RecipeError(
+        f"{value!r} is not a finite number", where=name, advice="Give one such as 1.5"
+    )
+
+
+def positive(name: str, value: object, why: str = "") -> float:
+    """`value` as a finite float greater than 0."""
+    result = number(name, value)
+    if result <= 0:
+        raise RecipeError(
+            f"{value!r} must be greater than 0{why}", where=name, advice="Give a number such as 1.5"
+        )
+    return result
+
+
+def whole(name: str, value: object, least: int, most: int) -> int:
+    """`value` as an integer between `least` and `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise RecipeError(
+            f"{value!r} is not a whole number from {least} to {most}",
+            where=name,
+            advice=f"Give one such as {max(least, 1)}",
+        )
+    return value
+
+
+def one_of(name: str, value: object, options: tuple[str, ...]) -> str:
+    """`value`, which is one of `options`."""
+    if not isinstance(value, str) or value not in options:
+        raise RecipeError(
+            f"{value!r} is not possible", where=name, advice=f"Choose from {', '.join(options)}"
+        )
+    return value
+
+
+def store(params: object, **values: object) -> None:
+    """Put checked values into a frozen dataclass that is just being made."""
+    for name, value in values.items():
+        object.__setattr__(params, name, value)
+
+
+@dataclass(frozen=True)
+class ScaleParams:
+    """Parameters of K-LoRA's scale function.
+
+    Attributes:
+        pattern: `linear` (eq. 7) or `modulo` (S* of the supplement).
+        alpha: Slope; greater than 0 for `modulo`.
+        beta: Offset.
+    """
+
+    pattern: Pattern = "linear"
+    alpha: float = 1.5
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            RecipeError: One is of the wrong type or out of range.
+        """
+        pattern = one_of("pattern", self.pattern, ("linear", "modulo"))
+        modulo = pattern == "modulo"
+        alpha = (
+            positive("alpha", self.alpha, " for the modulo pattern")
+            if modulo
+            else number("alpha", self.alpha)
+        )
+        store(self, alpha=alpha, beta=number("beta", self.beta))
+
+    def scale(self, gamma: float) -> Scale:
+        """The scale function with this gamma."""
+        return Scale(self.pattern, self.alpha, self.beta, gamma)

@@ -1,0 +1,163 @@
+"""Recipes: a method and its parameters, from a preset (`schedules/*.toml`) and single settings."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+from . import methods
+from .errors import RecipeError
+
+__all__ = ["Recipe", "parse_setting", "presets", "resolve"]
+
+_DEFAULT = "klora"
+
+
+@dataclass(frozen=True)
+class _Preset:
+    """One file of `schedules/`, or one of the user's."""
+
+    name: str
+    method: str
+    description: str
+    reference: str
+    params: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to do.
+
+    Attributes:
+        name: The preset's name; the method's where there was no preset.
+        method: The method's name.
+        params: The method's own parameters, checked.
+    """
+
+    name: str
+    method: str
+    params: Any
+
+    @property
+    def params_dict(self) -> dict[str, Any]:
+        """All parameters by name, defaults included; JSON values only."""
+        return dict(cast("dict[str, Any]", vars(self.params)))
+
+
+def presets() -> tuple[tuple[str, str, str], ...]:
+    """Name, method and description of the presets that come with lorabake, by name."""
+    found = (_read(path) for path in sorted(_folder().glob("*.toml")))
+    return tuple((preset.name, preset.method, preset.description) for preset in found)
+
+
+def resolve(
+    method: str | None = None,
+    preset: str | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Recipe:
+    """Find the method and check its parameters.
+
+    Args:
+        method: Name of a method; from the preset if None, K-LoRA if there is no preset either.
+        preset: Name of a preset, or path of a `.toml` file.
+        overrides: Parameters that take precedence over the preset's.
+
+    Raises:
+        RecipeError: An unknown name (the message has the nearest one), a value out of range, a
+            broken preset file, or a preset that is for another method.
+    """
+    chosen = _find(preset) if preset is not None else None
+    if chosen is None:
+        found, given = methods.get(method or _DEFAULT), {}
+        name = found.name
+    else:
+        name, found, given = chosen.name, methods.get(chosen.method), chosen.params
+        if method is not None and methods.get(method) is not found:
+            raise RecipeError(
+                f"is for the method {found.name}, but the method asked for is {method}",
+                where=f"preset {chosen.name}",
+                advice="Leave one of the two out",
+            )
+    values = {**given, **(overrides or {})}
+    known = [field.name for field in fields(found.params)]
+    for key in values:
+        if key not in known:
+            _unknown(f"the method {found.name} has no parameter", key, known, name)
+    return Recipe(name, found.name, found.params(**values))
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """`key=value` as the command line has it: TOML values, and words without quotes.
+
+    Raises:
+        RecipeError: There is no key or no equals sign.
+    """
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not key or not equals or not value:
+        raise RecipeError(
+            f"'{text}' is not a setting", where="--set", advice="Write key=value, as in alpha=1.5"
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return key, value
+    return key, parsed["value"] if len(parsed) == 1 else value
+
+
+def _folder() -> Path:
+    # Inside the package in a wheel, beside it in a checkout.
+    inside = Path(__file__).parent / "schedules"
+    return inside if inside.is_dir() else inside.parent.parent / "schedules"
+
+
+def _find(preset: str) -> _Preset:
+    if preset.endswith(".toml"):
+        return _read(Path(preset))
+    known = {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+    if preset not in known:
+        _unknown("there is no preset", preset, known, "preset")
+    return _read(known[preset])
+
+
+def _read(path: Path) -> _Preset:
+    """One preset file, strictly: nothing missing, nothing unknown, everything of its type."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(
+            f"cannot be read ({error.strerror})", where=str(path), advice="Check the path"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"is not TOML: {error}", where=str(path)) from error
+    types = {"method": str, "description": str, "reference": str, "params": dict}
+    for key, value in content.items():
+        if key not in types:
+            _unknown("a preset has no key", key, types, str(path))
+        if not isinstance(value, types[key]):
+            kind = "a table" if types[key] is dict else "text"
+            raise RecipeError(f"{key} must be {kind}, not {value!r}", where=str(path))
+    if "method" not in content:
+        raise RecipeError(
+            "has no method", where=str(path), advice='Add a line such as method = "klora"'
+        )
+    return _Preset(
+        path.stem,
+        content["method"],
+        content.get("description", ""),
+        content.get("reference", ""),
+        content.get("params", {}),
+    )
+
+
+def _unknown(what: str, name: str, known: Iterable[str], where: str) -> None:
+    options = sorted(known)
+    near = get_close_matches(name, options, 1, 0.5)
+    raise RecipeError(
+        f"{what} '{name}'",
+        where=where,
+        advice=f"Did you mean '{near[0]}'?" if near else f"Choose from {', '.join(options)}",
+    )
