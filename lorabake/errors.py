@@ -13,6 +13,7 @@ from .runtime.errors import (
 
 __all__ = [
     "AttachError",
+    "BaseModelError",
     "BundleError",
     "LoraFileError",
     "LorabakeError",
@@ -37,6 +38,10 @@ class UnsupportedLoraError(LoraFileError):
 
 class PairError(UserError):
     """Two LoRAs that cannot be fused: no common layer, different base models, other shapes."""
+
+
+class BaseModelError(UserError):
+    """A base model cannot be loaded: missing, not in diffusers format, or the hub is not there."""
 
 
 class RecipeError(UserError):

@@ -1,0 +1,267 @@
+"""Baking: read two LoRAs, pair their layers, fuse, write, verify."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import bundle, lora, methods, output, pipelines, recipe
+from .device import device as device_named
+from .errors import LoraFileError, PairError, RecipeError, listed
+from .lora import Lora, families
+from .lora.pairs import Pair
+from .lora.source import locate
+from .methods.method import Fused
+from .runtime.manifest import Layer, Manifest, Source
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(stage, done, total)`."""
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_ROLES = ("content", "style")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `make` did.
+
+    Attributes:
+        output: The bundle's path as given.
+        method: Fusion method.
+        params: Its parameters, resolved.
+        family: Base model family.
+        base: Base model id, if one was given.
+        dtype: In which the factors are stored.
+        layers: Layers in the bundle.
+        shared: Layers that both LoRAs have.
+        notes: Figures of the method, for example gamma.
+        checks: What was compared after writing, and the worst error found.
+        seconds: Wall-clock time.
+    """
+
+    output: str
+    method: str
+    params: dict[str, Any]
+    family: str
+    base: str | None
+    dtype: str
+    layers: int
+    shared: int
+    notes: dict[str, float]
+    checks: bundle.Checks
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        notes = "".join(f", {name} {value:.4g}" for name, value in self.notes.items())
+        return (
+            f"{self.output}: {self.method}, {self.layers} {self.family} layers "
+            f"({self.shared} in both LoRAs){notes}\n"
+            f"verified: {self.checks}\n"
+            f"{self.seconds:.1f} s"
+        )
+
+
+def make(
+    content: str | Path,
+    style: str | Path,
+    output: str | Path,
+    method: str | None = None,
+    preset: str | None = None,
+    base: str | Path | None = None,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str = "cpu",
+    content_strength: float = 1.0,
+    style_strength: float = 1.0,
+    force: bool = False,
+    progress: Progress | None = None,
+    **params: Any,  # noqa: ANN401 - the method's own parameters
+) -> Report:
+    """Bake a content LoRA and a style LoRA into one bundle.
+
+    Args:
+        content: `.safetensors` file, folder or hub id of the LoRA that gives the subject.
+        style: Likewise of the LoRA that gives the style.
+        output: The bundle to write.
+        method: Fusion method, `klora` unless the preset names another.
+        preset: Name of a preset, or path of a `.toml` file.
+        base: Base model: recorded in the bundle; if it is a local folder in diffusers format, the
+            layers are looked for in it.
+        dtype: `float16`, `bfloat16` or `float32`; the wider one of the two LoRAs if not given.
+        device: Where to compute.
+        content_strength: Factor on the content LoRA, folded into the bundle.
+        style_strength: Factor on the style LoRA, folded into the bundle.
+        force: Whether an existing output may be replaced.
+        progress: Called as `progress(stage, done, total)`.
+        **params: The method's parameters.
+
+    Raises:
+        UserError: Something that was given does not exist, does not fit, or is out of range.
+        VerifyError: What was written is not what went in; nothing is left behind.
+    """
+    return bake(
+        content, style, output, method=method, preset=preset, params=params, base=base,
+        dtype=dtype, device=device, strengths=(content_strength, style_strength), force=force,
+        progress=progress,
+    )  # fmt: skip
+
+
+def bake(
+    content: str | Path,
+    style: str | Path,
+    output_path: str | Path,
+    *,
+    method: str | None = None,
+    preset: str | None = None,
+    params: Mapping[str, Any],
+    base: str | Path | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str = "cpu",
+    strengths: tuple[float, float] = (1.0, 1.0),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """`make` with the method's parameters as a mapping and the strengths as a pair."""
+    started = time.perf_counter()
+    tell: Progress = progress or (lambda stage, done, total: None)
+    target = output.check(output_path, force=force, inputs=_files(content, style))
+    chosen = recipe.resolve(method, preset, params)
+    wanted, where = _dtype(dtype), device_named(device)
+    _check_strengths(strengths)
+
+    loras = (lora.read(content), lora.read(style))
+    pairs = bundle.strengthen(lora.pair(*loras), strengths)
+    if base is not None:
+        _check_base(base, pairs)
+    fused = methods.get(chosen.method).fuse(
+        pairs, chosen.params, device=where, progress=partial(tell, "fusing")
+    )
+    pairs = bundle.strengthen(pairs, fused.strengths)
+    total = (strengths[0] * fused.strengths[0], strengths[1] * fused.strengths[1])
+    manifest = _manifest(chosen, loras, pairs, fused, total, base)
+    wanted = wanted or bundle.widest(_dtypes(pairs))
+    checks = _write(target, manifest, pairs, wanted, tell)
+    return Report(
+        output=str(output_path),
+        method=chosen.method,
+        params=dict(chosen.params_dict),
+        family=manifest.family,
+        base=manifest.base,
+        dtype=str(wanted).removeprefix("torch."),
+        layers=len(pairs),
+        shared=sum(pair.both for pair in pairs),
+        notes=fused.notes or {},
+        checks=checks,
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _write(
+    target: Path, manifest: Manifest, pairs: Sequence[Pair], dtype: torch.dtype, tell: Progress
+) -> bundle.Checks:
+    """Write and verify beside the target; only a bundle that holds takes its place."""
+    ranks = bundle.uniform_ranks(pairs)
+    denoiser = families.get(manifest.family).denoiser
+    metadata = bundle.modelspec(
+        manifest,
+        families.get(manifest.family).architecture,
+        ranks.get(denoiser, max(ranks.values())),
+    )
+    with output.replacing(target) as file:
+        bundle.write(
+            file, manifest, pairs, dtype, metadata=metadata, progress=partial(tell, "writing")
+        )
+        return bundle.compare(Path(file.name), pairs, partial(tell, "verifying"))
+
+
+def _manifest(
+    chosen: recipe.Recipe,
+    loras: tuple[Lora, Lora],
+    pairs: Sequence[Pair],
+    fused: Fused,
+    strengths: tuple[float, float],
+    base: str | Path | None,
+) -> Manifest:
+    family = families.get(lora.common_family(*loras))
+    layers = [
+        Layer(*pair.name, *family.keys(pair.name), pair.ranks, rule)
+        for pair, rule in zip(pairs, fused.plan.rules, strict=True)
+    ]
+    sources = [
+        Source(role=role, strength=strength, **asdict(one.provenance))
+        for role, strength, one in zip(_ROLES, strengths, loras, strict=True)
+    ]
+    return Manifest(
+        method=chosen.method,
+        params=dict(chosen.params_dict),
+        family=family.name,
+        base=_base_id(base),
+        sources=tuple(sources),
+        layers=tuple(layers),
+        scale=fused.plan.scale,
+        digest="0" * 64,
+    )
+
+
+def _check_base(base: str | Path, pairs: Sequence[Pair]) -> None:
+    wrong = pipelines.misfits(base, pairs)
+    if wrong:
+        raise PairError(
+            f"{len(wrong)} of {len(pairs)} layers do not fit the base model: {listed(wrong, 3)}",
+            where=str(base),
+            advice="Name the base model that the LoRAs were trained on",
+        )
+
+
+def _base_id(base: str | Path | None) -> str | None:
+    """What a bundle calls its base: an id as it is, a folder by its name, never by its path."""
+    if base is None:
+        return None
+    path = Path(base)
+    return path.resolve().name if path.is_dir() else str(base)
+
+
+def _files(*sources: str | Path) -> tuple[Path, ...]:
+    """The local files behind some sources, as far as there are any."""
+    found: list[Path] = []
+    for source in sources:
+        # What is wrong with a source, reading it tells; a hub id cannot be the output.
+        with contextlib.suppress(LoraFileError):
+            found += [locate(source).path] if Path(source).expanduser().exists() else []
+    return tuple(found)
+
+
+def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    known = {key: value for value in _DTYPES for key in (value, str(value)[6:])}
+    if name is not None and name not in known:
+        raise RecipeError(
+            f"there is no dtype {name} for bundles",
+            advice="Choose float16, bfloat16 or float32",
+        )
+    return None if name is None else known[name]
+
+
+def _dtypes(pairs: Sequence[Pair]) -> set[torch.dtype]:
+    loras = (source for pair in pairs for source in (pair.content, pair.style) if source)
+    return {tensor.dtype for source in loras for tensor in (source.down, source.up)}
+
+
+def _check_strengths(strengths: tuple[float, float]) -> None:
+    for role, strength in zip(_ROLES, strengths, strict=True):
+        if not (math.isfinite(strength) and strength > 0):
+            raise RecipeError(
+                f"must be a number above 0, not {strength}", where=f"{role} strength",
+                advice="1 is the LoRA as it was trained",
+            )  # fmt: skip

@@ -1,0 +1,24 @@
+"""The artefact: writing, checking, describing and finding bundles."""
+
+from __future__ import annotations
+
+from .describe import describe
+from .find import load
+from .fold import widest
+from .modelspec import modelspec
+from .stack import strengthen, uniform_ranks
+from .verify import Checks, compare, verify
+from .write import write
+
+__all__ = [
+    "Checks",
+    "compare",
+    "describe",
+    "load",
+    "modelspec",
+    "strengthen",
+    "uniform_ranks",
+    "verify",
+    "widest",
+    "write",
+]

@@ -1,0 +1,32 @@
+"""The command line: one file per command, each parses, calls and prints.
+
+Commands import the library inside their bodies, so that `lorabake --help` waits for click alone.
+"""
+
+from __future__ import annotations
+
+import click
+
+from .demo import demo
+from .frame import Frame
+from .generate import generate
+from .inspect import inspect
+from .make import make
+from .plot import plot
+from .presets import presets
+from .verify import verify
+
+
+@click.group(cls=Frame, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="lorabake", message="lorabake %(version)s")
+def cli() -> None:
+    """Bake a content LoRA and a style LoRA into one file that carries its own fusion plan."""
+
+
+for command in (make, inspect, plot, generate, verify, presets, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    cli()

@@ -1,0 +1,85 @@
+"""What holds for every command: exit status, one line per error, silence of the libraries."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from typing import Any, NoReturn, TextIO
+
+import click
+
+DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_DEBUG = "LORABAKE_DEBUG"
+
+
+class Frame(click.Group):
+    """The group of all commands; turns every outcome into a status and at most one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order of a user's work, not of the alphabet."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ANN401 - click's own signature
+        """Run and exit: 0 done, 2 bad usage or bad input, 1 anything else, 130 interrupted."""
+        kwargs["standalone_mode"] = False
+        _hush()
+        try:
+            status = super().main(*args, **kwargs) or DONE
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader of our output has seen enough; nor can the interpreter flush at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = DONE
+        except (KeyboardInterrupt, click.Abort):
+            status = _say("interrupted", INTERRUPTED)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            status = DONE
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else "lorabake"
+            status = _say(f"{error.format_message()} Try '{path} --help'.", BAD_INPUT)
+        except click.ClickException as error:
+            status = _say(error.format_message(), BAD_INPUT)
+        except Exception as error:
+            status = _failure(error)
+        sys.exit(status)
+
+
+def _failure(error: Exception) -> int:
+    from ..errors import LorabakeError
+
+    if os.environ.get(_DEBUG):
+        traceback.print_exc()
+    if isinstance(error, LorabakeError):
+        return _say(str(error), error.exit_code)
+    if isinstance(error, MemoryError):
+        return _say("not enough memory", FAILED)
+    hint = f" ({_DEBUG}=1 shows where)"
+    return _say(f"unexpected {type(error).__name__}: {error}{hint}", FAILED)
+
+
+def _say(message: str, status: int) -> int:
+    """Print an error as one line, whatever breaks it has."""
+    click.echo(f"lorabake: {' '.join(message.split())}", err=True)
+    return status
+
+
+def _hush() -> None:
+    """Keep the libraries' warnings and logs from stderr; lorabake's own warnings get one line."""
+    if os.environ.get(_DEBUG):
+        return
+    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int,
+        file: TextIO | None = None, line: str | None = None,
+    ) -> None:  # fmt: skip
+        _say(f"warning: {message}", DONE)
+
+    warnings.resetwarnings()
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("default", module=r"lorabake\.")
+    warnings.showwarning = show

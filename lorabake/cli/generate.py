@@ -1,0 +1,88 @@
+"""`lorabake generate`: images from a bundle."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import click
+
+from . import options
+from .bar import bar
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--base", required=True, metavar="DIR|ID", help="Base model in diffusers format.")
+@click.option("--prompt", required=True, help="What to paint, with the trigger words in it.")
+@options.output("PNG")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--count", type=click.IntRange(1, 1000), default=1, show_default=True,
+    help="Number of images, on one sheet; seeds count up from --seed.",
+)  # fmt: skip
+@click.option(
+    "--compare", is_flag=True,
+    help="Labelled columns: base, content only, style only, direct merge, bundle.",
+)  # fmt: skip
+@options.steps
+@click.option("--guidance", type=float, help="Guidance scale (default: the pipeline's).")
+@click.option("--negative-prompt", help="What not to paint.")
+@click.option("--width", type=click.IntRange(8))
+@click.option("--height", type=click.IntRange(8))
+@click.option("--content-strength", type=float, default=1.0, show_default=True)
+@click.option("--style-strength", type=float, default=1.0, show_default=True)
+@options.device
+@options.force
+@options.quiet
+@options.as_json
+def generate(
+    bundle: str,
+    base: str,
+    prompt: str,
+    output: str,
+    seed: int,
+    count: int,
+    compare: bool,
+    steps: int | None,
+    guidance: float | None,
+    negative_prompt: str | None,
+    width: int | None,
+    height: int | None,
+    content_strength: float,
+    style_strength: float,
+    device: str,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Render images with BUNDLE replayed in a base model.
+
+    One image with --seed alone; several (--count) are put on one sheet, and --compare puts what
+    the parts of the bundle alone would give beside them.
+    """
+    from .. import output as outputs
+    from .. import pipelines
+    from ..bundle import load
+    from ..device import device as device_named
+
+    found = load(bundle)
+    target = outputs.check(output, force=force, inputs=(found.path,))
+    seeds = range(seed, seed + count)
+    with bar(quiet=quiet) as progress:
+        images = pipelines.generate(
+            found, base, prompt, seeds=seeds, compare=compare, device=device_named(device),
+            strengths=(content_strength, style_strength),
+            progress=lambda *n: progress("rendering", *n),
+            num_inference_steps=steps, guidance_scale=guidance, negative_prompt=negative_prompt,
+            width=width, height=height,
+        )  # fmt: skip
+    page = pipelines.sheet(images) if compare else pipelines.grid(images[found.manifest.method])
+    picture = io.BytesIO()
+    page.save(picture, "PNG")
+    with outputs.replacing(target) as file:
+        file.write(picture.getvalue())
+    if as_json:
+        click.echo(json.dumps({"output": output, "seeds": list(seeds), "columns": list(images)}))
+    elif not quiet:
+        click.echo(f"{output}: {count} × {', '.join(images)}")

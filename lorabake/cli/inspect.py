@@ -1,0 +1,75 @@
+"""`lorabake inspect`: what is in a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from typing import Any
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.argument("bundle")
+@options.steps
+@options.as_json
+def inspect(bundle: str, steps: int | None, as_json: bool) -> None:
+    """Show where a bundle comes from and what its plan does.
+
+    BUNDLE is a file, or an id on the Hugging Face hub. With --steps, --json also tells what each
+    layer applies at each step: 0 content, 1 style, null both.
+    """
+    from ..bundle import describe, load
+
+    found = load(bundle)
+    if as_json:
+        click.echo(json.dumps(describe(found, steps)))
+    else:
+        click.echo("\n".join(_page(describe(found, steps or 50), steps or 50)))
+
+
+def _page(found: dict[str, Any], steps: int) -> list[str]:
+    params = ", ".join(f"{key} {value}" for key, value in found["params"].items())
+    lines = [
+        f"method   {found['method']}" + (f" ({params})" if params else ""),
+        f"family   {found['family']}" + (f", made for {found['base']}" if found["base"] else ""),
+        *(_source(source) for source in found["sources"]),
+    ]
+    if found["gamma"] is not None:
+        lines.append(f"gamma    {found['gamma']:.4g}")
+    return [*lines, "", *_table(found["layers"], steps)]
+
+
+def _source(source: dict[str, Any]) -> str:
+    facts = [source["name"], f"strength {source['strength']:g}"]
+    if source["trigger_words"]:
+        facts.append(f"trigger words: {', '.join(source['trigger_words'])}")
+    if source["license"]:
+        facts.append(f"licence: {source['license']}")
+    return f"{source['role']:<8} {', '.join(facts)}"
+
+
+def _table(layers: list[dict[str, Any]], steps: int) -> list[str]:
+    """Per part of the network: layers, ranks, and what is applied over all steps."""
+    from ..parts import part
+
+    groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for layer in layers:
+        groups[part(layer["component"], layer["module"])].append(layer)
+    head = f"over {steps} steps"
+    lines = [f"{head:<14} layers  ranks (content + style)   content   style    both"]
+    for name, members in [*groups.items(), ("all", layers)]:
+        ranks = " + ".join(
+            _span([m[key] for m in members]) for key in ("content_rank", "style_rank")
+        )
+        count = Counter(choice for m in members for choice in m["select"])
+        shares = "".join(f"{count[c] / count.total():>8.0%}" for c in (0, 1, None))
+        lines.append(f"{name:<14} {len(members):>6}  {ranks:<23}  {shares}")
+    return lines
+
+
+def _span(ranks: list[int]) -> str:
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low}–{high}"

@@ -1,0 +1,67 @@
+"""`lorabake make`: two LoRAs in, one bundle out."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from . import options
+from .bar import bar
+
+
+@click.command()
+@click.argument("content")
+@click.argument("style")
+@options.output("Bundle")
+@click.option("--method", metavar="NAME", help="Fusion method (default: klora).")
+@click.option("--preset", metavar="NAME|FILE", help="Preset by name, or a .toml file of your own.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="Change one parameter of the method; may be repeated.",
+)  # fmt: skip
+@click.option("--base", metavar="DIR|ID", help="Base model: checked if a folder, and recorded.")
+@click.option("--content-strength", type=float, default=1.0, show_default=True)
+@click.option("--style-strength", type=float, default=1.0, show_default=True)
+@click.option(
+    "--dtype", metavar="DTYPE",
+    help="float16, bfloat16 or float32 (default: the wider one of the two LoRAs).",
+)  # fmt: skip
+@options.device
+@options.force
+@options.quiet
+@options.as_json
+def make(
+    content: str,
+    style: str,
+    output: str,
+    method: str | None,
+    preset: str | None,
+    settings: tuple[str, ...],
+    base: str | None,
+    content_strength: float,
+    style_strength: float,
+    dtype: str | None,
+    device: str,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Bake the LoRAs CONTENT and STYLE into one bundle.
+
+    CONTENT and STYLE are .safetensors files, folders, or ids on the Hugging Face hub.
+    """
+    from .. import recipe
+    from ..bake import bake
+
+    with bar(quiet=quiet) as progress:
+        report = bake(
+            content, style, output,
+            method=method, preset=preset, params=dict(map(recipe.parse_setting, settings)),
+            base=base, dtype=dtype, device=device, strengths=(content_strength, style_strength),
+            force=force, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    elif not quiet:
+        click.echo(report)

@@ -1,0 +1,92 @@
+"""Images from a bundle, and beside them what its parts alone would give."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from ..runtime import Bundle
+from ..runtime.plan import Constant
+from .load import load
+from .render import render
+
+
+def generate(
+    bundle: Bundle,
+    base: str | Path,
+    prompt: str,
+    *,
+    seeds: Sequence[int] = (0,),
+    compare: bool = False,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    strengths: tuple[float, float] = (1.0, 1.0),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    **options: Any,  # noqa: ANN401 - whatever the pipeline's call takes
+) -> dict[str, list[Image]]:
+    """Load a base model, replay a bundle in it and render.
+
+    Args:
+        bundle: What to replay.
+        base: Folder in diffusers format, or hub id.
+        prompt: Text, with the trigger words in it.
+        seeds: One per image.
+        compare: Whether to render the `variants` beside the bundle as well.
+        device: Where to compute.
+        dtype: Of the base model's weights; None is float32 on a CPU and bfloat16 elsewhere.
+        strengths: Of content and style, on top of those in the bundle.
+        progress: Called as `progress(images done, images in all)`.
+        options: Further arguments of the pipeline's call, for example `guidance_scale`.
+
+    Returns:
+        Label → one image per seed; only the method's name as label unless `compare`.
+
+    Raises:
+        BaseModelError: The base model cannot be loaded.
+        AttachError: The bundle does not fit it.
+    """
+    pipe = load(base, device=device, dtype=dtype)
+    wanted = variants(bundle) if compare else {bundle.manifest.method: bundle}
+    images: dict[str, list[Image]] = {}
+    done, total = 0, len(wanted) * len(seeds)
+    for label, variant in wanted.items():
+        images[label] = []
+        with _attached(variant, pipe, strengths):
+            for seed in seeds:
+                images[label] += render(pipe, prompt, [seed], **options)
+                done += 1
+                progress(done, total)
+    return images
+
+
+def variants(bundle: Bundle) -> dict[str, Bundle | None]:
+    """A bundle between its anchors, in the order of a comparison; None is the base model alone."""
+    return {
+        "base": None,
+        "content only": gated(bundle, (1.0, 0.0)),
+        "style only": gated(bundle, (0.0, 1.0)),
+        "direct merge": gated(bundle, (1.0, 1.0)),
+        bundle.manifest.method: bundle,
+    }
+
+
+def gated(bundle: Bundle, gates: tuple[float, float]) -> Bundle:
+    """The same factors under a plan that applies content and style with these gates throughout."""
+    layers = tuple(replace(layer, rule=Constant(gates)) for layer in bundle.manifest.layers)
+    return replace(bundle, manifest=replace(bundle.manifest, layers=layers, scale=None))
+
+
+def _attached(
+    bundle: Bundle | None,
+    pipe: Any,  # noqa: ANN401 - any diffusers pipeline
+    strengths: tuple[float, float],
+) -> contextlib.AbstractContextManager[object]:
+    if bundle is None:
+        return contextlib.nullcontext()
+    return bundle.attach(pipe, content_strength=strengths[0], style_strength=strengths[1])
