@@ -1,0 +1,137 @@
+"""Real diffusers pipelines around tiny random denoisers; they render latents from embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_flux import FluxTransformer2DModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import (
+    StableDiffusionXLPipeline,
+)
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
+    FlowMatchEulerDiscreteScheduler,
+)
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
+from torch import Tensor
+
+SCHEDULERS = {
+    "ddim": lambda: DDIMScheduler(clip_sample=False, steps_offset=1),
+    "euler": lambda: EulerDiscreteScheduler(steps_offset=1),
+    "heun": lambda: HeunDiscreteScheduler(steps_offset=1),
+}
+
+
+def quiet(pipe: Any) -> Any:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def tiny_unet(seed: int = 0, **changes: Any) -> UNet2DConditionModel:
+    torch.manual_seed(seed)
+    config: dict[str, Any] = {
+        "sample_size": 8,
+        "block_out_channels": (8, 12),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "mid_block_type": None,
+        "up_block_types": ("UpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 12,
+        "attention_head_dim": 2,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**(config | changes)).eval()
+
+
+def sd(scheduler: str = "ddim", **parts: Any) -> StableDiffusionPipeline:
+    return quiet(
+        StableDiffusionPipeline(
+            **{
+                "vae": None,
+                "text_encoder": None,
+                "tokenizer": None,
+                "unet": tiny_unet(),
+                "scheduler": SCHEDULERS[scheduler](),
+                "safety_checker": None,
+                "feature_extractor": None,
+                "requires_safety_checker": False,
+            }
+            | parts
+        )
+    )
+
+
+def sdxl() -> StableDiffusionXLPipeline:
+    unet = tiny_unet(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=10 + 6 * 4,
+        use_linear_projection=True,
+        transformer_layers_per_block=2,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    return quiet(
+        StableDiffusionXLPipeline(
+            vae=None,
+            text_encoder=None,
+            text_encoder_2=None,
+            tokenizer=None,
+            tokenizer_2=None,
+            unet=unet,
+            scheduler=SCHEDULERS["euler"](),
+            add_watermarker=False,
+        )
+    )
+
+
+def flux() -> FluxPipeline:
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        in_channels=4,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        pooled_projection_dim=10,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return quiet(
+        FluxPipeline(
+            vae=None,
+            text_encoder=None,
+            text_encoder_2=None,
+            tokenizer=None,
+            tokenizer_2=None,
+            transformer=transformer.eval(),
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+        )
+    )
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def render(pipe: Any, steps: int, *, cfg: bool = True, batch: int = 1, seed: int = 0, **more: Any) -> Tensor:
+    """Latents of a run with random embeddings in the place of a prompt."""
+    inputs: dict[str, Any] = {"prompt_embeds": draw(batch, 5, 12, seed=seed + 1)}
+    if isinstance(pipe, FluxPipeline):
+        # Packed latents: 2 × 2 patches of one channel.
+        inputs |= {"latents": draw(batch, 16, 4, seed=seed), "height": 64, "width": 64}
+        inputs |= {"pooled_prompt_embeds": draw(batch, 10, seed=seed + 3)}
+    else:
+        inputs |= {"latents": draw(batch, 4, 8, 8, seed=seed), "guidance_scale": 5.0 if cfg else 1.0}
+        if cfg:
+            inputs["negative_prompt_embeds"] = draw(batch, 5, 12, seed=seed + 2)
+    if isinstance(pipe, StableDiffusionXLPipeline):
+        inputs |= {"pooled_prompt_embeds": draw(batch, 10, seed=seed + 3), "height": 64, "width": 64}
+        if cfg:
+            inputs["negative_pooled_prompt_embeds"] = draw(batch, 10, seed=seed + 4)
+    return pipe(num_inference_steps=steps, output_type="latent", **inputs, **more).images
