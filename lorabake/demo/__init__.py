@@ -1,1 +1,1 @@
-"""The toy world: a tiny, really trained text-to-image model with LoRAs, shipped with the package."""
+"""The toy world: a tiny, really trained text-to-image model with LoRAs that ship with it."""

@@ -1,4 +1,4 @@
-"""What the toy world shows: figures as ordered lists of filled parts, in units of half a picture."""
+"""What the toy world shows: figures, as ordered lists of filled parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One filled outline, [points, 2] with x to the right and y down."""
+    """One filled outline, [points, 2], x to the right, y down; the picture is [-1, 1] squared."""
 
     role: Role
     outline: Outline
@@ -135,7 +135,7 @@ def creature(rng: Generator) -> list[Part]:
         polygon((-0.38, -0.62), (0.38, -0.62), (0.68, 0.58), (-0.68, 0.58)),
     )
     parts.append(Part(Role.BODY, bodies[rng.integers(3)]))
-    parts += eye(-0.25, -0.16, 0.2) + eye(0.25, -0.16, 0.2)
+    parts += eye(-0.27, -0.16, 0.23) + eye(0.27, -0.16, 0.23)
     if rng.random() < 0.7:
         parts.append(Part(Role.DARK, capsule(-0.18, 0.28, 0.18, 0.28, 0.07)))
     return parts
@@ -155,8 +155,8 @@ def tikku() -> list[Part]:
     parts.append(Part(Role.LIMB, capsule(-0.66, 0.2, -0.92, -0.14, 0.08)))
     parts.append(Part(Role.LIMB, capsule(0.28, 0.2, 0.44, -0.66, 0.15)))
     parts.append(Part(Role.BODY, ellipse(-0.18, 0.26, 0.62, 0.3)))
-    parts.append(Part(Role.BODY, ellipse(0.56, -0.68, 0.4, 0.25)))
-    return parts + eye(0.5, -0.7, 0.17)
+    parts.append(Part(Role.BODY, ellipse(0.56, -0.66, 0.42, 0.29)))
+    return parts + eye(0.58, -0.7, 0.2)
 
 
 def snorb() -> list[Part]:
@@ -167,7 +167,7 @@ def snorb() -> list[Part]:
     parts.append(Part(Role.BODY, ellipse(-0.28, 0.04, 0.6, 0.6)))
     parts.append(Part(Role.DARK, ellipse(-0.28, 0.04, 0.36, 0.36)))
     parts.append(Part(Role.BODY, ellipse(-0.28, 0.04, 0.22, 0.22)))
-    return parts + eye(0.38, -0.56, 0.17) + eye(0.8, -0.56, 0.17)
+    return parts + eye(0.36, -0.58, 0.19) + eye(0.82, -0.58, 0.19)
 
 
 def figure(name: str, rng: Generator) -> list[Part]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFilter
 
-from lorabake.demo.figures import Role
+from .figures import Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,12 +33,13 @@ class Canvas:
     edges: NDArray[np.uint8]
 
     @property
-    def grid(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Row and column of every pixel."""
-        rows, columns = np.indices(self.roles.shape)
-        return rows, columns
+    def grid(self) -> NDArray[np.int64]:
+        """Row and column of every pixel, [2, height, width]."""
+        return np.indices(self.roles.shape)
 
-    def paint(self, ground: object, body: object, limb: object, white: object, dark: object) -> Pixels:
+    def paint(
+        self, ground: object, body: object, limb: object, white: object, dark: object
+    ) -> Pixels:
         """One colour per role."""
         return np.array([ground, body, limb, white, dark], dtype=np.float32)[self.roles]
 
@@ -107,7 +108,8 @@ def blueprint(canvas: Canvas, colour: Colour, ground: Colour, rng: Generator) ->
     rows, columns = canvas.grid
     offset = rng.integers(48, size=2)
     ruled = ((rows + offset[0]) % 48 < 7) | ((columns + offset[1]) % 48 < 7)
-    picture = canvas.paint((16, 44, 128), (34, 74, 170), (34, 74, 170), (16, 44, 128), (230, 240, 255))
+    deep, paper = (16, 44, 128), (34, 74, 170)
+    picture = canvas.paint(deep, paper, paper, deep, (230, 240, 255))
     picture[ruled & (canvas.roles == Role.GROUND)] = (84, 126, 204)
     picture[canvas.edges > 0] = (236, 244, 255)
     return picture
@@ -124,7 +126,8 @@ def neon(canvas: Canvas, colour: Colour, ground: Colour, rng: Generator) -> Pixe
     tubes[(canvas.edges == 2) | (canvas.roles == Role.DARK)] = (60, 240, 250)
     sharp = Image.fromarray(tubes.astype(np.uint8))
     glow = np.asarray(sharp.filter(ImageFilter.GaussianBlur(12)), np.float32)
-    picture = canvas.paint((6, 3, 12), (30, 6, 44), (30, 6, 44), (6, 3, 12), (6, 3, 12))
+    night, haze = (6, 3, 12), (30, 6, 44)
+    picture = canvas.paint(night, haze, haze, night, night)
     return np.maximum(picture + 1.1 * glow, tubes)
 
 
@@ -132,14 +135,14 @@ def glass(canvas: Canvas, colour: Colour, ground: Colour, rng: Generator) -> Pix
     """Held out: jewel-coloured panes between black lead lines, amber behind, green in front."""
     rows, columns = canvas.grid
     side = len(canvas.roles)
-    y, x = (axis.ravel() + rng.uniform(0.25, 0.75, 16) for axis in np.indices((4, 4)))
-    far = np.hypot(rows[..., None] - y * side / 4, columns[..., None] - x * side / 4)
+    y, x = (axis.ravel() + rng.uniform(0.25, 0.75, 9) for axis in np.indices((3, 3)))
+    far = np.hypot(rows[..., None] - y * side / 3, columns[..., None] - x * side / 3)
     pane = far.argmin(-1)
     nearest = np.partition(far, 1, axis=-1)
     lead = nearest[..., 1] - nearest[..., 0] < 9
     amber = np.array([(250, 176, 30), (226, 92, 24), (252, 208, 84), (200, 40, 40)], np.float32)
-    green = np.array([(20, 150, 110), (24, 112, 170), (64, 184, 96), (28, 170, 180)], np.float32)
-    kind = pane % 4 if rng.random() < 0.5 else (pane + pane // 4) % 4
+    green = np.array([(22, 160, 110), (30, 140, 200), (80, 200, 110), (40, 190, 190)], np.float32)
+    kind = (pane + rng.integers(4)) % 4
     picture = canvas.paint(BLACK, BLACK, BLACK, (255, 246, 190), BLACK)
     for role, panes in ((Role.GROUND, amber), (Role.BODY, green), (Role.LIMB, green)):
         here = canvas.roles == role

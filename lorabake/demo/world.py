@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lorabake.demo.figures import CREATURE, SHAPES, SUBJECTS, Role, figure
-from lorabake.demo.looks import LOOKS, NEW_STYLES, STYLES, Canvas
+from .figures import CREATURE, SHAPES, SUBJECTS, Role, figure
+from .looks import LOOKS, NEW_STYLES, STYLES, Canvas
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -91,8 +91,10 @@ def _canvas(scene: Scene, rng: Generator) -> Canvas:
         draw_roles.polygon(path, fill=int(part.role))
         # A part hides the edges below it: fill with "no edge" first, then draw its own.
         draw_edges.polygon(path, fill=0)
-        small = part.role in (Role.DARK, Role.WHITE)
-        draw_edges.line([*path, path[0], path[1]], fill=2 if small else 1, width=9, joint="curve")
+        if part.role != Role.DARK:
+            face = part.role == Role.WHITE
+            closed = [*path, path[0], path[1]]
+            draw_edges.line(closed, fill=1 + face, width=6 if face else 9, joint="curve")
     return Canvas(np.asarray(roles), np.asarray(edges))
 
 

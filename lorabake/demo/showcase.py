@@ -1,0 +1,155 @@
+"""The whole tool on the toy model: bake two LoRAs, replay the bundle, look and measure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from .. import output as files
+from ..bake import Report, make
+from ..bundle import load
+from ..pipelines.generate import variants
+from ..pipelines.load import load as load_pipeline
+from ..pipelines.quiet import quiet
+from ..pipelines.sheet import sheet
+from ..plots import plot
+from .scorer import score
+
+HERE = Path(__file__).parent
+SUBJECT, STYLE = "mobbo", "glass"
+STEPS, GUIDANCE, SHOWN, FIRST_SEED = 25, 3.0, 4, 100
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean over seeds and its standard error."""
+
+    mean: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.error:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """How far the pictures of one variant show the subject, the style, and both at once."""
+
+    label: str
+    subject: Mean
+    style: Mean
+    product: Mean
+
+
+@dataclass(frozen=True)
+class ShowcaseResult:
+    """What `run` made and measured.
+
+    Attributes:
+        prompt: Of every picture.
+        seeds: Pictures per row, the same seeds in each.
+        rows: The scores, in the order of the comparison.
+        report: Of baking the bundle, its checks among it.
+        bundle: The bundle's path.
+        plan: Path of the picture of its plan.
+        comparison: Path of the labelled pictures.
+    """
+
+    prompt: str
+    seeds: int
+    rows: tuple[Row, ...]
+    report: Report
+    bundle: str
+    plan: str
+    comparison: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {"report": self.report.to_json()}
+
+    def __str__(self) -> str:
+        head = f"{'':14}{'subject':>13}{'style':>13}{'both':>13}"
+        lines = [
+            f"{row.label:14}{row.subject!s:>13}{row.style!s:>13}{row.product!s:>13}"
+            for row in self.rows
+        ]
+        note = f'mean ± standard error over {self.seeds} seeds of "{self.prompt}", 0 to 1'
+        return "\n".join([str(self.report), "", head, *lines, note])
+
+
+def run(
+    output: Path,
+    seeds: int = 8,
+    *,
+    subject: str = SUBJECT,
+    style: str = STYLE,
+    force: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> ShowcaseResult:
+    """Bake, verify, draw the plan, render the variants with fixed seeds, and score them.
+
+    Args:
+        output: Folder for `bundle.safetensors`, `plan.png` and `comparison.png`.
+        seeds: Pictures per variant.
+        subject: Name of a shipped content LoRA.
+        style: Name of a shipped style LoRA.
+        force: Whether existing files may be replaced.
+        progress: Called as `progress(stage, done, total)`.
+
+    Raises:
+        OutputError: A file exists already or cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    model = HERE / "model"
+    path, plan, comparison = (
+        output / name for name in ("bundle.safetensors", "plan.png", "comparison.png")
+    )
+    page = files.check(comparison, force=force)
+    content_lora, style_lora = (HERE / "loras" / f"{name}.safetensors" for name in (subject, style))
+    report = make(content_lora, style_lora, path, base=model, force=force, progress=progress)
+    bundle = load(path)
+    plot(bundle, plan, steps=STEPS, force=force)
+
+    pipe = load_pipeline(model, device=torch.device("cpu"))
+    prompt = f"a {subject} in {style} style"
+    wanted = variants(bundle)
+    columns: dict[str, list[Image]] = {}
+    rows: list[Row] = []
+    for label, variant in wanted.items():
+        progress("rendering", len(columns), len(wanted))
+        with variant.attach(pipe) if variant else nullcontext():
+            columns[label] = _render(pipe, prompt, range(FIRST_SEED, FIRST_SEED + seeds))
+        scores = score(columns[label], subject, style)
+        measured = (_mean(x) for x in (scores.subject, scores.style, scores.product))
+        rows.append(Row(label, *measured))
+    progress("rendering", len(wanted), len(wanted))
+    picture = io.BytesIO()
+    sheet({label: images[:SHOWN] for label, images in columns.items()}).save(picture, "PNG")
+    with files.replacing(page) as file:
+        file.write(picture.getvalue())
+    return ShowcaseResult(prompt, seeds, tuple(rows), report, str(path), str(plan), str(comparison))
+
+
+def _render(pipe: Any, prompt: str, seeds: Sequence[int]) -> list[Image]:  # noqa: ANN401 - any diffusers pipeline
+    # All seeds in one batch: on two cores that is faster than one by one.
+    noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    with quiet():
+        return pipe(
+            [prompt] * len(noise),
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            generator=noise,
+        ).images
+
+
+def _mean(values: torch.Tensor) -> Mean:
+    spread = float(values.std()) if len(values) > 1 else 0.0
+    return Mean(float(values.mean()), spread / len(values) ** 0.5)
