@@ -132,7 +132,7 @@ def _misfit(module: nn.Module | None, shape: tuple[int, ...]) -> str:
     if module is None:
         return "not there"
     if not isinstance(module, Patchable):
-        return f"a {type(module).__name__}, neither linear nor convolutional"
+        return f"{type(module).__name__}, neither linear nor convolutional"
     if isinstance(module, nn.Conv2d) and module.groups != 1:
         return "a convolution in groups"
     if _shape(module) != shape:

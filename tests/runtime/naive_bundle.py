@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Spec:
-    """One layer: ranks per source (0 where it lacks the layer) and its rule as the manifest has it."""
+    """One layer: ranks per source (0 where it lacks the layer), and the manifest's rule."""
 
     component: str
     module: str
@@ -52,6 +52,12 @@ def one_of_each(component: str, root: nn.Module, seed: int = 0) -> list[Spec]:
     return specs
 
 
+def layer_of(root: nn.Module, path: str) -> Any:
+    """A module by its path; transformers 5 dropped `text_model.` from CLIP's paths."""
+    names = dict(root.named_modules())
+    return names[path] if path in names else names[path.removeprefix("text_model.")]
+
+
 def write(
     path: Path,
     specs: list[Spec],
@@ -61,7 +67,7 @@ def write(
     size: float = 0.05,
     dtype: torch.dtype = torch.float32,
     seed: int = 1,
-    edit: dict[str, Any] | None = None,
+    **edit: Any,
 ) -> Path:
     """Random factors for these layers, stacked and padded; fills in each spec's `deltas`."""
     g = torch.Generator().manual_seed(seed)
@@ -71,8 +77,7 @@ def write(
     for s in specs:
         widest[s.component] = max(widest.get(s.component, 0), sum(s.ranks))
     for i, s in enumerate(specs):
-        weight = roots[s.component].get_submodule(s.module).weight
-        assert isinstance(weight, Tensor)
+        weight = layer_of(roots[s.component], s.module).weight
         out, width, *kernel = weight.shape
         total = widest[s.component] + 2
         down = torch.zeros(total, width, *kernel)
@@ -85,7 +90,10 @@ def write(
             down[start : start + rank], up[:, start : start + rank] = a, b
             start += rank
             s.deltas.append((b.flatten(1) @ a.flatten(1)).reshape(weight.shape))
-        tensors |= {f"layer{i}.lora_A.weight": down.to(dtype), f"layer{i}.lora_B.weight": up.to(dtype)}
+        tensors |= {
+            f"layer{i}.lora_A.weight": down.to(dtype),
+            f"layer{i}.lora_B.weight": up.to(dtype),
+        }
         layers.append(
             {
                 "component": s.component,
@@ -109,7 +117,7 @@ def write(
         "scale": scale or {"pattern": "linear", "alpha": 1.5, "beta": 0.5, "gamma": 0.9},
         "layers": layers,
         "digest": hashlib.sha256(data).hexdigest(),
-    } | (edit or {})
+    } | edit
     save_file(tensors, path, metadata={"lorabake": json.dumps(manifest)})
     return path
 

@@ -66,7 +66,7 @@ def sd(scheduler: str = "ddim", **parts: Any) -> StableDiffusionPipeline:
     )
 
 
-def sdxl() -> StableDiffusionXLPipeline:
+def sdxl(**changes: Any) -> StableDiffusionXLPipeline:
     unet = tiny_unet(
         addition_embed_type="text_time",
         addition_time_embed_dim=4,
@@ -75,6 +75,7 @@ def sdxl() -> StableDiffusionXLPipeline:
         transformer_layers_per_block=2,
         mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **changes,
     )
     return quiet(
         StableDiffusionXLPipeline(
@@ -119,7 +120,9 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def render(pipe: Any, steps: int, *, cfg: bool = True, batch: int = 1, seed: int = 0, **more: Any) -> Tensor:
+def render(
+    pipe: Any, steps: int, *, cfg: bool = True, batch: int = 1, seed: int = 0, **more: Any
+) -> Tensor:
     """Latents of a run with random embeddings in the place of a prompt."""
     inputs: dict[str, Any] = {"prompt_embeds": draw(batch, 5, 12, seed=seed + 1)}
     if isinstance(pipe, FluxPipeline):
@@ -127,11 +130,18 @@ def render(pipe: Any, steps: int, *, cfg: bool = True, batch: int = 1, seed: int
         inputs |= {"latents": draw(batch, 16, 4, seed=seed), "height": 64, "width": 64}
         inputs |= {"pooled_prompt_embeds": draw(batch, 10, seed=seed + 3)}
     else:
-        inputs |= {"latents": draw(batch, 4, 8, 8, seed=seed), "guidance_scale": 5.0 if cfg else 1.0}
+        inputs |= {
+            "latents": draw(batch, 4, 8, 8, seed=seed),
+            "guidance_scale": 5.0 if cfg else 1.0,
+        }
         if cfg:
             inputs["negative_prompt_embeds"] = draw(batch, 5, 12, seed=seed + 2)
     if isinstance(pipe, StableDiffusionXLPipeline):
-        inputs |= {"pooled_prompt_embeds": draw(batch, 10, seed=seed + 3), "height": 64, "width": 64}
+        inputs |= {
+            "pooled_prompt_embeds": draw(batch, 10, seed=seed + 3),
+            "height": 64,
+            "width": 64,
+        }
         if cfg:
             inputs["negative_pooled_prompt_embeds"] = draw(batch, 10, seed=seed + 4)
     return pipe(num_inference_steps=steps, output_type="latent", **inputs, **more).images

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lorabake.errors import BundleError
+from lorabake.runtime.manifest import Layer, Manifest, Source, dumps, loads
+from lorabake.runtime.plan import Constant, Scale, Table, Threshold
+
+
+def source(role: str) -> Source:
+    return Source(role, f"a {role} é", "0a" * 32, 1, ("<x>",), None, "mit")
+
+
+MANIFEST = Manifest(
+    method="klora",
+    params={"K": None, "alpha": 1.5, "words": ["a"]},
+    family="sd15",
+    base=None,
+    sources=(source("content"), source("style")),
+    layers=(
+        Layer("text_encoder", "text_model.q", "t.down", "t.up", (4, 2), Constant((1, 1))),
+        Layer("unet", "a.0.to_q", "a.down", "a.up", (4, 8), Threshold((0.1 + 0.2, 1 / 3))),
+        Layer("unet", "a.1.to_q", "b.down", "b.up", (0, 8), Constant((1.0, 1.0))),
+        Layer("unet", "a.2.to_q", "c.down", "c.up", (1, 1), Table((0, 1, 1))),
+    ),
+    scale=Scale("modulo", 1.5, 1.3, 2 / 3),
+    digest="0123456789abcdef" * 4,
+)
+
+
+def test_round_trip_is_exact_and_canonical() -> None:
+    text = dumps(MANIFEST)
+    assert loads(text) == MANIFEST
+    assert dumps(loads(text)) == text
+    assert text.isascii()
+    assert " " not in text.replace("a content", "").replace("a style", "").replace(" \\u00e9", "")
+    assert json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) == text
+    assert json.loads(text)["layers"][1]["scores"] == [0.1 + 0.2, 1 / 3]
+    # Equal numbers, equal bytes, whatever their Python type was.
+    layers = (replace(MANIFEST.layers[0], rule=Constant((1.0, 1.0))), *MANIFEST.layers[1:])
+    assert dumps(replace(MANIFEST, layers=layers)) == text
+
+
+def edited(*path: Any, to: Any = None) -> Callable[[dict[str, Any]], None]:
+    """An edit that sets a field, or removes it if no value is given."""
+
+    def edit(value: Any) -> None:
+        for key in path[:-1]:
+            value = value[key]
+        if to is None:
+            del value[path[-1]]
+        else:
+            value[path[-1]] = to
+
+    return edit
+
+
+BAD = {
+    "no method": (edited("method"), "method is missing"),
+    "method is a number": (edited("method", to=3), "method must be a string"),
+    "params is a list": (edited("params", to=[1]), "params must be an object"),
+    "format": (edited("format", to="1"), "format must be a version"),
+    "format is a number": (edited("format", to=1.0), "format must be a string"),
+    "one source": (edited("sources", 1), "sources must be a list of two"),
+    "source without a role": (edited("sources", 1, "role"), r"sources\[1\].role is missing"),
+    "short sha256": (edited("sources", 0, "sha256", to="00"), "sha256 must be 64"),
+    "words": (edited("sources", 0, "trigger_words", to=[1]), "list of strings"),
+    "digest": (edited("digest", to="A" * 64), "digest must be 64"),
+    "no layers": (edited("layers", to=[]), "layers must be a list of 1"),
+    "layer is text": (edited("layers", 1, to="x"), r"layers\[1\] must be an object"),
+    "component": (edited("layers", 1, "component", to="__class__.x"), "component must be"),
+    "module": (edited("layers", 1, "module", to="a..b"), "module must be"),
+    "same module": (edited("layers", 1, "module", to="a.2.to_q"), "unet.a.2.to_q occurs twice"),
+    "same tensor": (edited("layers", 1, "up", to="a.down"), "a.down occurs twice"),
+    "three ranks": (edited("layers", 1, "ranks", to=[1, 2, 3]), "ranks must be a list of 2"),
+    "negative rank": (edited("layers", 1, "ranks", to=[1, -2]), "ranks must be a list of 2"),
+    "true is no rank": (edited("layers", 1, "ranks", to=[1, True]), "ranks must be a list of 2"),
+    "huge rank": (edited("layers", 1, "ranks", to=[1, 10**9]), "ranks must be a list of 2"),
+    "no rank": (edited("layers", 2, "ranks", to=[0, 0]), "greater than 0"),
+    "one-sided threshold": (edited("layers", 1, "ranks", to=[0, 2]), "to choose"),
+    "text encoder table": (edited("layers", 3, "component", to="text_encoder"), "to choose"),
+    "no rule": (edited("layers", 1, "scores"), "exactly one of"),
+    "two rules": (edited("layers", 1, "gates", to=[1, 1]), "exactly one of"),
+    "negative score": (edited("layers", 1, "scores", to=[-1, 1]), "not negative"),
+    "score is text": (edited("layers", 1, "scores", to=["1", 1]), "a list of 2 numbers"),
+    "huge score": (edited("layers", 1, "scores", to=[10**400, 1]), "a list of 2 numbers"),
+    "select": (edited("layers", 3, "select", to="012"), "select must be"),
+    "empty select": (edited("layers", 3, "select", to=""), "select must be"),
+    "no scale": (edited("scale"), "scale is missing"),
+    "pattern": (edited("scale", "pattern", to="cubic"), "pattern must be one of linear, modulo"),
+    "gamma": (edited("scale", "gamma", to=0), "gamma must be greater than 0"),
+    "alpha": (edited("scale", "alpha", to=-1), "alpha must be greater than 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_breaks_the_format_is_named(name: str) -> None:
+    edit, message = BAD[name]
+    value = json.loads(dumps(MANIFEST))
+    edit(value)
+    with pytest.raises(BundleError, match=message):
+        loads(json.dumps(value))
+
+
+def test_null_scale_with_scores() -> None:
+    value = json.loads(dumps(MANIFEST)) | {"scale": None}
+    with pytest.raises(BundleError, match="because layers have scores"):
+        loads(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1]", "null", '{"format":"1.0","format":"1.0"}', '{"a":NaN}', '{"a":-Infinity}',
+     '{"a":1e999}', "[" * 100_000, '{"a":' + "9" * 5000 + "}"],
+)  # fmt: skip
+def test_hostile_json(text: str) -> None:
+    with pytest.raises(BundleError, match="manifest"):
+        loads(text)
+
+
+def test_versions() -> None:
+    value = json.loads(dumps(MANIFEST))
+    with pytest.raises(BundleError, match=r"format 2.0 cannot be read.*1.0. Update lorabake"):
+        loads(json.dumps(value | {"format": "2.0"}))
+    newer = copy.deepcopy(value) | {"format": "1.7", "novelty": {"x": 1}}
+    newer["layers"][0]["novelty"] = 1
+    with pytest.warns(UserWarning, match="format 1.7, newer than 1.0"):
+        assert loads(json.dumps(newer)) == replace(MANIFEST, format=(1, 7))
+    newer["layers"][1]["live"] = newer["layers"][1].pop("scores")
+    with pytest.warns(UserWarning, match="1.7"), pytest.raises(BundleError, match="exactly one of"):
+        loads(json.dumps(newer))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loads(json.dumps(value | {"novelty": 1}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": ""},
+        {"params": {"x": float("nan")}},
+        {"params": {"x": object()}},
+        {"scale": None},
+        {"scale": Scale("linear", 1.5, float("inf"), 1)},
+        {"layers": ()},
+    ],
+)
+def test_a_wrong_manifest_is_not_written(change: dict[str, Any]) -> None:
+    with pytest.raises(BundleError):
+        dumps(replace(MANIFEST, **change))
