@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -50,7 +51,7 @@ class Recipe:
 
 def presets() -> tuple[tuple[str, str, str], ...]:
     """Name, method and description of the presets that come with lorabake, by name."""
-    found = (_read(path) for path in sorted(_folder().glob("*.toml")))
+    found = (_read(path) for path in _shipped().values())
     return tuple((preset.name, preset.method, preset.description) for preset in found)
 
 
@@ -70,24 +71,41 @@ def resolve(
         RecipeError: An unknown name (the message has the nearest one), a value out of range, a
             broken preset file, or a preset that is for another method.
     """
-    chosen = _find(preset) if preset is not None else None
-    if chosen is None:
-        found, given = methods.get(method or _DEFAULT), {}
-        name = found.name
-    else:
-        name, found, given = chosen.name, methods.get(chosen.method), chosen.params
-        if method is not None and methods.get(method) is not found:
-            raise RecipeError(
-                f"is for the method {found.name}, but the method asked for is {method}",
-                where=f"preset {chosen.name}",
-                advice="Leave one of the two out",
-            )
-    values = {**given, **(overrides or {})}
-    known = [field.name for field in fields(found.params)]
+    overrides = overrides or {}
+    if preset is None:
+        asked = method or _DEFAULT
+        return Recipe(asked, asked, _checked(asked, overrides))
+    chosen = _find(preset)
+    with _named(preset):
+        _checked(chosen.method, chosen.params)
+    if method is not None and methods.get(method) is not methods.get(chosen.method):
+        raise RecipeError(
+            f"is for the method {chosen.method}, but the method asked for is {method}",
+            where=f"preset {preset}",
+            advice="Leave one of the two out",
+        )
+    params = _checked(chosen.method, {**chosen.params, **overrides})
+    return Recipe(chosen.name, chosen.method, params)
+
+
+def _checked(method: str, values: Mapping[str, object]) -> Any:  # noqa: ANN401 - as the method has
+    """The method's parameters; refuses unknown names, the values are checked by their class."""
+    params = methods.get(method).params
+    known = [field.name for field in fields(params)]
     for key in values:
         if key not in known:
-            _unknown(f"the method {found.name} has no parameter", key, known, name)
-    return Recipe(name, found.name, found.params(**values))
+            _unknown(f"the method {method} has no parameter", key, known)
+    return params(**values)
+
+
+@contextmanager
+def _named(preset: str) -> Generator[None]:
+    """Say of an error inside which preset it is in."""
+    try:
+        yield
+    except RecipeError as error:
+        where = ": ".join(part for part in (f"preset {preset}", error.where) if part)
+        raise RecipeError(error.what, where=where, advice=error.advice) from error
 
 
 def parse_setting(text: str) -> tuple[str, object]:
@@ -108,16 +126,18 @@ def parse_setting(text: str) -> tuple[str, object]:
     return key, parsed["value"] if len(parsed) == 1 else value
 
 
-def _folder() -> Path:
+def _shipped() -> dict[str, Path]:
+    """Files of the presets by name, sorted."""
     # Inside the package in a wheel, beside it in a checkout.
     inside = Path(__file__).parent / "schedules"
-    return inside if inside.is_dir() else inside.parent.parent / "schedules"
+    folder = inside if inside.is_dir() else inside.parent.parent / "schedules"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def _find(preset: str) -> _Preset:
     if preset.endswith(".toml"):
         return _read(Path(preset))
-    known = {path.stem: path for path in sorted(_folder().glob("*.toml"))}
+    known = _shipped()
     if preset not in known:
         _unknown("there is no preset", preset, known, "preset")
     return _read(known[preset])
@@ -153,7 +173,7 @@ def _read(path: Path) -> _Preset:
     )
 
 
-def _unknown(what: str, name: str, known: Iterable[str], where: str) -> None:
+def _unknown(what: str, name: str, known: Iterable[str], where: str = "") -> None:
     options = sorted(known)
     near = get_close_matches(name, options, 1, 0.5)
     raise RecipeError(

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import torch
 
-
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -1,7 +1,7 @@
 """How large an update is: the sum of its K largest entries and of all of them, exactly.
 
 ΔW is never held: blocks of it are computed, scanned while they are still in the cache, and
-forgotten. A small sample tells beforehand about how large the K-th largest entry is, so that few
+forgotten. What earlier blocks had foretells about how large the K-th largest entry is, so that few
 entries besides the K largest have to be kept. A wrong guess costs time, never exactness.
 """
 
@@ -17,9 +17,8 @@ from torch import Tensor
 
 from .types import LowRank
 
-_CACHED = 160 * 1024  # entries of a block that, with its mask, fits into a core's L2 cache
-_ON_DEVICE = 1 << 24  # entries of a block on an accelerator, where launches cost more than memory
-_SAMPLE = 20 * 1024  # entries looked at for the guess
+_CACHED = 640 * 1024  # bytes of a block that stays in a core's cache
+_ON_DEVICE = 1 << 27  # bytes of a block on an accelerator, where launches cost more than memory
 _AVERAGING = 256  # from so many entries on, their float32 rounding errors average out below 1e-7
 _SAFE = (1e-25, 1e35)  # totals that tell that float32 has neither over- nor underflowed
 
@@ -51,7 +50,7 @@ def magnitude(layer: LowRank, k: int, device: torch.device | None = None) -> Mag
     """
     device = device or torch.device("cpu")
     rows, columns = layer.up.shape[0], layer.down[0].numel()
-    precise = min(k, rows * columns) < _AVERAGING or rows * columns <= _CACHED
+    precise = min(k, rows * columns) < _AVERAGING or rows * columns * 8 <= 2 * _CACHED
     if precise and device.type == "mps":  # which has no float64
         device = torch.device("cpu")
     dtype = torch.float64 if precise or device.type == "cuda" else torch.float32
@@ -69,42 +68,62 @@ def _sums(layer: LowRank, k: int, device: torch.device, dtype: torch.dtype) -> t
     if k >= size:
         total = _sum(torch.cat([block.sum(1) for block in _blocks(B, A)]))
         return total, total
-    top, total = _scan(B, A, k, _guess(B, A, k))
+    top, total = _scan(B, A, k, guess=True)
     if top is None:
-        top, total = _scan(B, A, k, 0.0)
+        top, total = _scan(B, A, k, guess=False)
     return top or 0.0, total
 
 
 def _blocks(B: Tensor, A: Tensor) -> Iterator[Tensor]:
-    """|B·A| in blocks of rows, each valid until the next one is asked for."""
-    rows = min(max(1, _block_entries(B.device) // A.shape[1]), len(B))
-    buffer = B.new_empty(rows, A.shape[1])
-    for part in B.split(rows):
-        yield torch.mm(part, A, out=buffer[: len(part)]).abs_()
+    """|B·A| in blocks of rows, each valid until the next one is asked for.
 
-
-def _block_entries(device: torch.device) -> int:
-    return _CACHED if device.type == "cpu" else _ON_DEVICE
-
-
-def _scan(B: Tensor, A: Tensor, k: int, bound: float) -> tuple[float | None, float]:
-    """(top, total) of |B·A|; top is None if `bound` > 0 left fewer than `k` entries.
-
-    Entries above `bound` are kept. Whenever twice as many as needed have come together, the
-    largest `k` stay and the smallest of these is the new bound. Entries equal to it need not be
-    kept, for `k` that are at least as large are there already; nor need zeros.
+    Every block has its share of weak and of strong rows, the first one the fairest.
     """
+    room = (_CACHED if B.device.type == "cpu" else _ON_DEVICE) // B.element_size()
+    count = -(-len(B) // min(max(1, room // A.shape[1]), len(B)))
+    buffer = B.new_empty(-(-len(B) // count), A.shape[1])
+    order = torch.from_numpy(np.argsort((B * B).sum(1).cpu().numpy())).to(B.device)
+    for i in sorted(range(count), key=lambda i: abs(2 * i - count + 1)):  # from the middle outwards
+        rows = order[i::count]
+        yield torch.mm(B.index_select(0, rows), A, out=buffer[: len(rows)]).abs_()
+
+
+def _scan(B: Tensor, A: Tensor, k: int, *, guess: bool) -> tuple[float | None, float]:
+    """(top, total) of |B·A|; top is None if a guess has left fewer than `k` entries.
+
+    Entries above a bound are kept, and the bound is raised on the way: to the k-th largest entry
+    so far, or, with `guess`, to the one that will be about the k-th in the end if the rest is like
+    what has been seen. What is kept is never below the bound and what is not kept never above it,
+    so `k` kept entries have the `k` largest among them.
+    """
+    size, seen = len(B) * A.shape[1], 0
     kept: list[Tensor] = []
-    count, totals, guessed = 0, [], bound > 0
+    count, bound, rows = 0, 0.0, list[Tensor]()
     for block in _blocks(B, A):
-        totals.append(block.sum(1))
+        if guess and not seen and block.numel() < size:
+            bound = _foretell(block, k / size)
+        seen += block.numel()
+        rows.append(block.sum(1))
         kept.append(_above(block, bound))
         count += len(kept[-1])
-        if count > 2 * k + _SAMPLE:
-            kept, count = [_largest(torch.cat(kept), k)], k
+        rank = min(k, _likely(k * seen / size)) if guess else k
+        if count > rank + rank // 4 + 256:
+            kept, count = [_largest(torch.cat(kept), rank)], rank
             bound = float(kept[0].min())
-    top = None if guessed and count < k else _sum(_largest(torch.cat(kept), k))
-    return top, _sum(torch.cat(totals))
+    top = None if bound > 0 and count < k else _sum(_largest(torch.cat(kept), k))
+    return top, _sum(torch.cat(rows))
+
+
+def _foretell(block: Tensor, share: float) -> float:
+    """A bound that a little more than this share of entries like the block's exceed, or 0."""
+    sample = block.view(-1)[:: 1 + block.numel() // 20_000]
+    rank = _likely(share * len(sample))
+    return float(_largest(sample, rank).min()) if rank < len(sample) else 0.0
+
+
+def _likely(expected: float) -> int:
+    """A rank that a random count with this mean hardly ever exceeds."""
+    return math.ceil(expected + 3 * math.sqrt(expected) + 3)
 
 
 def _sum(values: Tensor) -> float:
@@ -126,28 +145,3 @@ def _largest(values: Tensor, k: int) -> Tensor:
     if values.device.type != "cpu":
         return values.topk(k, sorted=False).values
     return torch.from_numpy(np.partition(values.numpy(), len(values) - k)[-k:])
-
-
-def _guess(B: Tensor, A: Tensor, k: int) -> float:
-    """A bound that a little more than `k` entries of |B·A| probably exceed; 0 keeps all."""
-    size = len(B) * A.shape[1]
-    share = math.sqrt(_SAMPLE / size)
-    if size <= _block_entries(B.device) or share > 0.5:
-        return 0.0
-    rows, columns = _spread((B * B).sum(1), share), _spread((A * A).sum(0), share)
-    sample = torch.mm(B.index_select(0, rows), A.index_select(1, columns)).abs_().flatten()
-    expected = k * len(sample) / size
-    keep = math.ceil(expected + 3 * math.sqrt(expected) + 3)
-    return float(_largest(sample, keep).min()) if keep < len(sample) else 0.0
-
-
-def _spread(norms: Tensor, share: float) -> Tensor:
-    """Indices of this share of the lines, from the weakest to the strongest in equal steps.
-
-    Large entries crowd in few strong rows and columns; by chance alone a sample would have too
-    many or too few of these.
-    """
-    count = math.ceil(share * len(norms))
-    steps = (np.arange(count) + 0.5) * (len(norms) / count)
-    order = np.argsort(norms.cpu().numpy())
-    return torch.from_numpy(order[steps.astype(np.int64)]).to(norms.device)

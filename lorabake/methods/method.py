@@ -37,7 +37,7 @@ class Method(Protocol):
     name: str
     summary: str
     params: type[Any]
-    """A frozen dataclass of the parameters and their defaults; raises `RecipeError` on bad values."""
+    """A frozen dataclass of the parameters and their defaults; `RecipeError` on bad values."""
 
     def fuse(
         self,
