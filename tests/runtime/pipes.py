@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,11 +21,16 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from torch import Tensor
 
-SCHEDULERS = {
+SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": lambda: DDIMScheduler(clip_sample=False, steps_offset=1),
     "euler": lambda: EulerDiscreteScheduler(steps_offset=1),
     "heun": lambda: HeunDiscreteScheduler(steps_offset=1),
 }
+
+
+NOTHING: dict[str, Any] = dict.fromkeys(
+    ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
+)
 
 
 def quiet(pipe: Any) -> Any:
@@ -49,21 +55,17 @@ def tiny_unet(seed: int = 0, **changes: Any) -> UNet2DConditionModel:
 
 
 def sd(scheduler: str = "ddim", **parts: Any) -> StableDiffusionPipeline:
-    return quiet(
-        StableDiffusionPipeline(
-            **{
-                "vae": None,
-                "text_encoder": None,
-                "tokenizer": None,
-                "unet": tiny_unet(),
-                "scheduler": SCHEDULERS[scheduler](),
-                "safety_checker": None,
-                "feature_extractor": None,
-                "requires_safety_checker": False,
-            }
-            | parts
-        )
-    )
+    given: dict[str, Any] = {
+        "vae": None,
+        "text_encoder": None,
+        "tokenizer": None,
+        "unet": parts.get("unet") or tiny_unet(),
+        "scheduler": SCHEDULERS[scheduler](),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    return quiet(StableDiffusionPipeline(**(given | parts)))
 
 
 def sdxl(**changes: Any) -> StableDiffusionXLPipeline:
@@ -77,18 +79,8 @@ def sdxl(**changes: Any) -> StableDiffusionXLPipeline:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         **changes,
     )
-    return quiet(
-        StableDiffusionXLPipeline(
-            vae=None,
-            text_encoder=None,
-            text_encoder_2=None,
-            tokenizer=None,
-            tokenizer_2=None,
-            unet=unet,
-            scheduler=SCHEDULERS["euler"](),
-            add_watermarker=False,
-        )
-    )
+    parts: dict[str, Any] = {"unet": unet, "scheduler": SCHEDULERS["euler"]()}
+    return quiet(StableDiffusionXLPipeline(**NOTHING, **parts, add_watermarker=False))
 
 
 def flux() -> FluxPipeline:
@@ -103,17 +95,11 @@ def flux() -> FluxPipeline:
         pooled_projection_dim=10,
         axes_dims_rope=(4, 4, 8),
     )
-    return quiet(
-        FluxPipeline(
-            vae=None,
-            text_encoder=None,
-            text_encoder_2=None,
-            tokenizer=None,
-            tokenizer_2=None,
-            transformer=transformer.eval(),
-            scheduler=FlowMatchEulerDiscreteScheduler(),
-        )
-    )
+    parts: dict[str, Any] = {
+        "transformer": transformer.eval(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+    }
+    return quiet(FluxPipeline(**NOTHING, **parts))
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -125,7 +111,8 @@ def render(
 ) -> Tensor:
     """Latents of a run with random embeddings in the place of a prompt."""
     inputs: dict[str, Any] = {"prompt_embeds": draw(batch, 5, 12, seed=seed + 1)}
-    if isinstance(pipe, FluxPipeline):
+    kind = type(pipe)
+    if kind is FluxPipeline:
         # Packed latents: 2 × 2 patches of one channel.
         inputs |= {"latents": draw(batch, 16, 4, seed=seed), "height": 64, "width": 64}
         inputs |= {"pooled_prompt_embeds": draw(batch, 10, seed=seed + 3)}
@@ -136,7 +123,7 @@ def render(
         }
         if cfg:
             inputs["negative_prompt_embeds"] = draw(batch, 5, 12, seed=seed + 2)
-    if isinstance(pipe, StableDiffusionXLPipeline):
+    if kind is StableDiffusionXLPipeline:
         inputs |= {
             "pooled_prompt_embeds": draw(batch, 10, seed=seed + 3),
             "height": 64,

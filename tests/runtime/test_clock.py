@@ -29,7 +29,7 @@ def clock(timesteps: Any, denoiser: nn.Module | None = None) -> Clock:
 
 
 def flow(steps: int, shift: float = 1.0) -> torch.Tensor:
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(steps)
     return scheduler.timesteps
 

@@ -167,7 +167,7 @@ def test_a_scale_in_the_file_and_no_strength(folder: Path) -> None:
 
 def test_half_precision_is_rounded_once(folder: Path) -> None:
     """A bfloat16 layer holds exactly the rounded float32 sum; its W0 stays exact."""
-    pipe = pipes.sd("euler", unet=pipes.tiny_unet().to(torch.bfloat16))
+    pipe = pipes.sd("euler", unet=nn.Module.to(pipes.tiny_unet(), torch.bfloat16))
     other = Case(pipe, folder, dtype=torch.bfloat16)
     kept = {n: p.detach().clone() for n, p in other.root.named_parameters()}
     pipe.scheduler.set_timesteps(10)
