@@ -15,7 +15,7 @@ import torch
 
 from . import bundle, lora, methods, output, pipelines, recipe
 from .device import device as device_named
-from .errors import LoraFileError, PairError, RecipeError, listed
+from .errors import LoraFileError, PairError, RecipeError, VerifyError, listed
 from .lora import Lora, families
 from .lora.pairs import Pair
 from .lora.source import locate
@@ -180,10 +180,13 @@ def _write(
         ranks.get(denoiser, max(ranks.values())),
     )
     with output.replacing(target) as file:
-        bundle.write(
+        digest = bundle.write(
             file, manifest, pairs, dtype, metadata=metadata, progress=partial(tell, "writing")
         )
-        return bundle.compare(Path(file.name), pairs, partial(tell, "verifying"))
+        checks = bundle.compare(Path(file.name), pairs, partial(tell, "verifying"))
+        if checks.digest != digest:
+            raise VerifyError(f"{target}: the digest in the file is not that of its tensors.")
+        return checks
 
 
 def _manifest(

@@ -31,9 +31,9 @@ def check(path: str | Path, *, force: bool = False, inputs: tuple[Path, ...] = (
         OutputError: The path is a folder, an input, exists already, or its folder is missing or
             cannot be written to.
     """
-    path = Path(path)
     where = str(path)
-    if not path.name or str(path).endswith("/"):
+    path = Path(path)
+    if not path.name or where.endswith("/"):
         raise OutputError("is not a file name", where=where, advice="Name the file to write")
     try:
         target = path.resolve()

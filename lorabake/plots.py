@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -59,21 +60,25 @@ def plot(
 
 def _draw(cells: np.ndarray, groups: Sequence[str], share: dict[str, float], method: str) -> Figure:
     steps, width = cells.shape
-    figure = Figure(figsize=(min(16.0, max(7.0, 1.5 + width / 40)), 5.0), dpi=150)
-    axes = figure.add_axes((0.08, 0.2, 0.9, 0.66))
+    inches = min(16.0, max(7.0, 1.5 + width / 40))
+    figure = Figure(figsize=(inches, 5.0), dpi=150)
+    axes = figure.add_axes((0.6 / inches, 0.18, 1 - 0.75 / inches, 0.71))
     axes.imshow(
         cells, cmap=ListedColormap(list(_COLOURS.values())), vmin=0, vmax=_BOTH,
         aspect="auto", interpolation="nearest", extent=(0, width, steps, 0),
     )  # fmt: skip
-    start, ticks, labels = 0, [], []
+    start, ticks, labels, roomy = 0, [], [], True
     for name, members in groupby(groups):
         end = start + len(list(members))
+        # A letter is about 0.08 inches wide.
+        roomy &= (end - start) / width * 0.9 * inches > 0.08 * (len(name) + 1)
         if start:
             axes.axvline(start, color="white", linewidth=1.5)
         ticks.append((start + end) / 2)
         labels.append(name)
         start = end
-    axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(ticks, labels, fontsize=8, **({} if roomy else turned))
     axes.tick_params(axis="x", length=0)
     axes.set_ylabel(f"step (of {steps})")
     axes.set_xlabel(f"{width} layers, input to output")
@@ -81,6 +86,6 @@ def _draw(cells: np.ndarray, groups: Sequence[str], share: dict[str, float], met
     axes.set_title(f"{method}: {share['style']:.0%} style", loc="left", fontsize=11)
     figure.legend(
         handles=[Patch(color=_COLOURS[name], label=f"{name} {share[name]:.0%}") for name in used],
-        loc="upper right", bbox_to_anchor=(0.985, 0.955), ncols=3, frameon=False, fontsize=9,
+        loc="upper right", bbox_to_anchor=(1 - 0.05 / inches, 0.97), ncols=3, frameon=False, fontsize=9,
     )  # fmt: skip
     return figure

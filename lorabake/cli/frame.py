@@ -24,27 +24,32 @@ class Frame(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ANN401 - click's own signature
         """Run and exit: 0 done, 2 bad usage or bad input, 1 anything else, 130 interrupted."""
         kwargs["standalone_mode"] = False
-        _hush()
+        with warnings.catch_warnings():
+            if not os.environ.get(_DEBUG):
+                _hush()
+            sys.exit(self._status(args, kwargs))
+
+    def _status(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         try:
-            status = super().main(*args, **kwargs) or DONE
+            status = super().main(*args, **kwargs)
             sys.stdout.flush()
+            return status or DONE
         except BrokenPipeError:
             # The reader of our output has seen enough; nor can the interpreter flush at its exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = DONE
+            return DONE
         except (KeyboardInterrupt, click.Abort):
-            status = _say("interrupted", INTERRUPTED)
+            return _say("interrupted", INTERRUPTED)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
-            status = DONE
+            return DONE
         except click.UsageError as error:
             path = error.ctx.command_path if error.ctx else "lorabake"
-            status = _say(f"{error.format_message()} Try '{path} --help'.", BAD_INPUT)
+            return _say(f"{error.format_message()} Try '{path} --help'.", BAD_INPUT)
         except click.ClickException as error:
-            status = _say(error.format_message(), BAD_INPUT)
+            return _say(error.format_message(), BAD_INPUT)
         except Exception as error:
-            status = _failure(error)
-        sys.exit(status)
+            return _failure(error)
 
 
 def _failure(error: Exception) -> int:
@@ -67,11 +72,8 @@ def _say(message: str, status: int) -> int:
 
 
 def _hush() -> None:
-    """Keep the libraries' warnings and logs from stderr; lorabake's own warnings get one line."""
-    if os.environ.get(_DEBUG):
-        return
-    for name in ("DIFFUSERS_VERBOSITY", "TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
-        os.environ.setdefault(name, "error")
+    """Keep the libraries' warnings and logs from stderr; lorabake's own get one line."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int,

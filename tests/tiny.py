@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 Inputs = dict[str, Any]
 
 # Every part that no test needs is None, which the signatures do not provide for.
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 lib: Any = diffusers
+lib_text: Any = transformers
 
 
 def _ddim() -> Any:
@@ -48,6 +52,26 @@ def sd15() -> tuple[Any, Inputs]:
     }
 
 
+def save_sd15(folder: Path) -> Path:
+    """Write a whole text-to-image pipeline, 16 × 16 pixels, as a model folder."""
+    pipe, _ = sd15()
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    ends = ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*ends, *letters, *(f"{letter}</w>" for letter in letters)]
+    tokenizer = lib_text.CLIPTokenizer(
+        vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=16,
+        bos_token=ends[0], eos_token=ends[1], unk_token=ends[1], pad_token=ends[1],
+    )  # fmt: skip
+    vae = lib.AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=2,
+        sample_size=16,
+    )  # fmt: skip
+    pipe.register_modules(vae=vae, tokenizer=tokenizer)
+    pipe.save_pretrained(folder)
+    return folder
+
+
 def sdxl() -> tuple[Any, Inputs]:
     """A pipeline whose UNet has SDXL's levels, and inputs for it."""
     torch.manual_seed(0)
@@ -55,7 +79,7 @@ def sdxl() -> tuple[Any, Inputs]:
         sample_size=8, block_out_channels=(8, 16, 16), layers_per_block=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 3), cross_attention_dim=48, attention_head_dim=2,
+        transformer_layers_per_block=(1, 1, 2), cross_attention_dim=48, attention_head_dim=2,
         norm_num_groups=4, use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
     ).eval()  # fmt: skip
@@ -101,18 +125,19 @@ def flux() -> tuple[Any, Inputs]:
 def shapes(pipe: Any) -> dict[str, tuple[int, ...]]:
     """Weight shape of every linear and convolutional layer, by path with its component."""
     return {
-        f"{component}.{_lasting(component, name)}": tuple(module.weight.shape)
-        for component in ("unet", "transformer", "text_encoder", "text_encoder_2")
-        for name, module in (getattr(pipe, component, None) or torch.nn.Module()).named_modules()
+        name: tuple(module.weight.shape)
+        for name, module in layers(pipe).items()
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
     }
 
 
-def layer(pipe: Any, path: str) -> Any:
-    """The module at a path of `shapes`."""
-    component, _, name = path.partition(".")
-    modules = dict(getattr(pipe, component).named_modules())
-    return modules[name] if name in modules else modules[name.removeprefix("text_model.")]
+def layers(pipe: Any) -> dict[str, Any]:
+    """Every module of the models, by path with its component as in `shapes`."""
+    return {
+        f"{component}.{_lasting(component, name)}": module
+        for component in COMPONENTS
+        for name, module in (getattr(pipe, component, None) or torch.nn.Module()).named_modules()
+    }
 
 
 def output(pipe: Any, inputs: Inputs) -> Tensor:

@@ -1,0 +1,89 @@
+"""Stock diffusers, without lorabake, loads a bundle as the direct merge of its two LoRAs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+
+import lorabake
+
+from .. import tiny
+from ..oracle import Dense, write_lora
+
+STRENGTHS = (0.7, 3.0)
+PREFERRED = {"sd15": ("kohya", "peft"), "sdxl": ("peft", "peft"), "flux": ("peft", "peft")}
+
+
+class Messages(logging.Handler):
+    """What a library logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@pytest.fixture
+def messages() -> Iterator[list[str]]:
+    handler = Messages()
+    diffusers_logging.add_handler(handler)
+    yield handler.texts
+    diffusers_logging.remove_handler(handler)
+
+
+def expected(name: str, loras: list[Dense]) -> Tensor | None:
+    found = [s * d.delta[name] for s, d in zip(STRENGTHS, loras, strict=True) if name in d.delta]
+    return torch.stack(found).sum(0) if found else None
+
+
+def loaded(module: Any) -> Tensor | None:
+    """The update that PEFT adds to a layer, from its own factors and scaling."""
+    if not hasattr(module, "lora_A"):
+        return None
+    (name,) = module.scaling
+    up, down = (f[name].weight.detach().double().flatten(1) for f in (module.lora_B, module.lora_A))
+    return (module.scaling[name] * up @ down).reshape(module.base_layer.weight.shape)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("build", [tiny.sd15, tiny.sdxl, tiny.flux])
+def test_it_is_the_direct_merge(
+    build: Callable[[], tuple[Any, tiny.Inputs]], tmp_path: Path, messages: list[str]
+) -> None:
+    pipe, inputs = build()
+    shapes = tiny.shapes(pipe)
+    paths = [tmp_path / "content.safetensors", tmp_path / "style.safetensors"]
+    dialects = PREFERRED[build.__name__]
+    loras = [write_lora(paths[i], shapes, dialects[i], seed=i) for i in (0, 1)]
+    lorabake.make(
+        *paths, tmp_path / "bundle.safetensors",
+        content_strength=STRENGTHS[0], style_strength=STRENGTHS[1],
+    )  # fmt: skip
+    messages.clear()
+    pipe.load_lora_weights(str(tmp_path), weight_name="bundle.safetensors")
+    assert messages == []
+
+    merged = build()[0].to(torch.float64)
+    targets, adapted = tiny.layers(merged), tiny.layers(pipe)
+    for name in shapes:
+        wanted, found = expected(name, loras), loaded(adapted[name])
+        assert (wanted is None) == (found is None), name
+        if wanted is not None and found is not None:
+            assert error(found, wanted) <= 1e-6, name
+            targets[name].weight.data += wanted
+    plain = tiny.output(build()[0], inputs)
+    found, wanted = tiny.output(pipe, inputs), tiny.output(merged, inputs)
+    assert error(plain, wanted) > 0.01
+    assert error(found, wanted) <= 1e-6
