@@ -92,7 +92,9 @@ def usable(alpha: object, what: str, where: str) -> float:
     Raises:
         LoraFileError: It is not a finite number above zero.
     """
-    number = float(alpha) if isinstance(alpha, int | float) else math.nan
+    number = math.nan
+    if isinstance(alpha, int | float) and not isinstance(alpha, bool):
+        number = float(alpha)
     if not math.isfinite(number) or number <= 0:
         raise LoraFileError(
             f"alpha must be a finite number above 0, but {what} is {alpha!r}",

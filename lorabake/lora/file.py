@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,4 +99,4 @@ def _numeric(tensor: Tensor, slot: Slot) -> bool:
 def _finite(tensor: Tensor) -> bool:
     if tensor.numel() == 0:
         return True  # Told better by the check of shapes.
-    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
+    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))

@@ -20,6 +20,7 @@ _KINDS = (
     (r"modules_to_save", "whole layers trained beside the LoRA"),
     (r"\.scale_weight$|\.weight_scale$|\.(absmax|quant_state)", "quantised factors"),
 )
+_ANY = re.compile("|".join(pattern for pattern, _ in _KINDS))
 
 
 def refuse_other_kinds(keys: Collection[str], where: str) -> None:
@@ -28,8 +29,9 @@ def refuse_other_kinds(keys: Collection[str], where: str) -> None:
     Raises:
         UnsupportedLoraError: Names the kind and some of its tensors.
     """
-    for pattern, kind in _KINDS:
-        found = sorted(key for key in keys if re.search(pattern, key))
+    foreign = sorted(key for key in keys if _ANY.search(key))
+    for pattern, kind in _KINDS if foreign else ():
+        found = [key for key in foreign if re.search(pattern, key)]
         if found:
             raise UnsupportedLoraError(
                 f"{len(found)} of its {len(keys)} tensors hold {kind}: {listed(found, 3)}",

@@ -17,7 +17,7 @@ class Part(NamedTuple):
     slot: Slot
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dialect:
     """One key style. Each module in `dialects/` has one, as `DIALECT`.
 

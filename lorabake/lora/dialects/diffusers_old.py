@@ -29,13 +29,13 @@ def _split(key: str) -> Part | None:
     if match is None:
         return None
     slot = "alpha" if match[3] else "down" if match[2] == "down" else "up"
-    return Part(match[1], slot)
+    *stem, last = match[1].replace(".processor.", ".").split(".")
+    names = _TEXT if stem[-1:] == ["self_attn"] else _UNET
+    return Part(".".join([*stem, names.get(last, last)]), slot)
 
 
 def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank]:
-    stem, _, last = module.replace(".processor.", ".").rpartition(".")
-    names = _TEXT if stem.endswith("self_attn") else _UNET
-    return {layer_name(f"{stem}.{names.get(last, last)}"): factors}
+    return {layer_name(module): factors}
 
 
 DIALECT = Dialect(

@@ -22,7 +22,7 @@ class Fit(IntEnum):
     SURE = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One base model family. Each module in `families/` has one, as `FAMILY`.
 
