@@ -82,10 +82,12 @@ def _blocks(B: Tensor, A: Tensor) -> Iterator[Tensor]:
     room = (_CACHED if B.device.type == "cpu" else _ON_DEVICE) // B.element_size()
     count = -(-len(B) // min(max(1, room // A.shape[1]), len(B)))
     buffer = B.new_empty(-(-len(B) // count), A.shape[1])
-    order = torch.from_numpy(np.argsort((B * B).sum(1).cpu().numpy())).to(B.device)
-    for i in sorted(range(count), key=lambda i: abs(2 * i - count + 1)):  # from the middle outwards
-        rows = order[i::count]
-        yield torch.mm(B.index_select(0, rows), A, out=buffer[: len(rows)]).abs_()
+    order = np.argsort((B * B).sum(1).cpu().numpy())
+    middle_first = sorted(range(count), key=lambda i: abs(2 * i - count + 1))
+    shares = [order[i::count] for i in middle_first]
+    dealt = B.index_select(0, torch.from_numpy(np.concatenate(shares)).to(B.device))
+    for part in dealt.split([len(share) for share in shares]):
+        yield torch.mm(part, A, out=buffer[: len(part)]).abs_()
 
 
 def _scan(B: Tensor, A: Tensor, k: int, *, guess: bool) -> tuple[float | None, float]:
@@ -116,7 +118,7 @@ def _scan(B: Tensor, A: Tensor, k: int, *, guess: bool) -> tuple[float | None, f
 
 def _foretell(block: Tensor, share: float) -> float:
     """A bound that a little more than this share of entries like the block's exceed, or 0."""
-    sample = block.view(-1)[:: 1 + block.numel() // 20_000]
+    sample = block.view(-1)[:: 1 + block.numel() // 10_000]
     rank = _likely(share * len(sample))
     return float(_largest(sample, rank).min()) if rank < len(sample) else 0.0
 
