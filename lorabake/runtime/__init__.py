@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .errors import AttachError, BundleError, OverrideError
+
 if TYPE_CHECKING:
     from .bundle import Bundle, read
     from .replay import Replay
 
-__all__ = ["Bundle", "Replay", "read"]
+__all__ = ["AttachError", "Bundle", "BundleError", "OverrideError", "Replay", "read"]
 
 _HOMES = {"Bundle": "bundle", "read": "bundle", "Replay": "replay"}
 

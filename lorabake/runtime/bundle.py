@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .container import DTYPES, Container
 from .errors import BundleError, OverrideError, listed
-from .manifest import KEY, Layer, Manifest, loads
+from .manifest import KEY, MAX_RANK, Layer, Manifest, loads
 from .overrides import scale_with
 from .plan import CONTENT, STYLE, Constant, select, steps_of
 
@@ -197,6 +197,8 @@ def _check_shapes(file: Container, layer: Layer) -> int:
     shapes = f"{layer} has a down of shape {list(down)} and an up of shape {list(up)}"
     if len(down) not in (2, 4) or up[1:] != (down[0], 1, 1)[: len(down) - 1] or 0 in (*down, *up):
         raise BundleError(f"{shapes}, which are no low-rank factors", advice=_AGAIN)
+    if down[0] > MAX_RANK:
+        raise BundleError(f"{shapes}; the limit of a rank is {MAX_RANK}", advice=_AGAIN)
     if sum(layer.ranks) > down[0]:
         raise BundleError(f"{shapes}, too small for the ranks {list(layer.ranks)}", advice=_AGAIN)
     for key in (layer.down, layer.up):

@@ -77,8 +77,8 @@ class Clock:
         Raises:
             AttachError: The timestep is not one of the scheduler's, or differs within the batch.
         """
-        timestep = kwargs["timestep"] if "timestep" in kwargs else args[self._index]
-        value, dtype = _single(timestep)
+        given = {"timestep": args[self._index]} if self._index < len(args) else kwargs
+        value, dtype = _single(given.get("timestep"))
         self._follow(self._scheduler())
         if (value, dtype) not in self._known:
             self._known[value, dtype] = self._find(value, dtype)
@@ -112,8 +112,13 @@ class Clock:
 
 def _single(timestep: object) -> tuple[float, torch.dtype]:
     """The one value of a number or of a batch of equal timesteps: one device transfer."""
+    if isinstance(timestep, int | float):
+        return float(timestep), torch.float32
     if not isinstance(timestep, Tensor):
-        return float(timestep), torch.float32  # type: ignore[arg-type] - a number
+        raise AttachError(
+            f"the denoiser was called with {timestep!r} as its timestep",
+            advice="A plan can only be followed by calls with a timestep",
+        )
     values = timestep.detach().reshape(-1).tolist()
     if len(set(values)) != 1:
         raise AttachError(

@@ -20,7 +20,7 @@ MAX_BINS = 10_000
 DENOISERS = ("unet", "transformer")
 """The components that have a clock; the layers of any other are applied all the time."""
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -194,7 +194,7 @@ def _source(of: Fields) -> Source:
 
 def _layer(of: Fields) -> Layer:
     if not _NAME.fullmatch(component := of.text("component")):
-        raise of.wrong("component", "a name of letters, digits and underscores")
+        raise of.wrong("component", "a name of lower-case letters, digits and underscores")
     if not _PATH.fullmatch(module := of.text("module")):
         raise of.wrong("module", "a dotted path of letters, digits and underscores")
     ranks = of.naturals("ranks", 2, MAX_RANK + 1)

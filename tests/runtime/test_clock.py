@@ -100,6 +100,8 @@ def test_errors() -> None:
             clock(timesteps).progress((), {"timestep": wrong})
     with pytest.raises(AttachError, match="different timesteps"):
         clock(timesteps).progress((), {"timestep": torch.tensor([981, 961])})
+    with pytest.raises(AttachError, match="called with None as its timestep"):
+        clock(timesteps).progress((1,), {})
     for none in (None, []):
         with pytest.raises(AttachError, match="no timesteps yet"):
             clock(none).progress((), {"timestep": 1})
