@@ -29,7 +29,7 @@ __all__ = [
 
 
 class LoraFileError(UserError):
-    """A LoRA cannot be read: missing, not safetensors, empty, NaN or Inf, shapes that contradict."""
+    """A LoRA cannot be read: missing, not safetensors, empty, NaN or Inf, contradicting shapes."""
 
 
 class UnsupportedLoraError(LoraFileError):
@@ -53,4 +53,4 @@ class OutputError(UserError):
 
 
 class VerifyError(LorabakeError):
-    """What was written is not what went in. A defect of lorabake or of the disk, not of the user."""
+    """What was written is not what went in: a defect of lorabake or of the disk."""

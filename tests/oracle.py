@@ -1,4 +1,4 @@
-"""Naive random LoRAs and a dense float64 reading of the K-LoRA paper; shares no code with lorabake."""
+"""Naive random LoRAs and a dense float64 K-LoRA by the paper; shares no code with lorabake."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _keys(path: str, dialect: str) -> tuple[str, str, str]:
 
 
 def write_lora(path: Path, shapes: Shapes, dialect: str, seed: int, keep: float = 0.85) -> Dense:
-    """Write a random LoRA: mixed ranks, uneven layers, some layers left out, alpha ≠ rank (kohya)."""
+    """Write a random LoRA: mixed ranks, uneven layers, some missing, alpha ≠ rank (kohya)."""
     g = torch.Generator().manual_seed(seed)
     dense, tensors = Dense({}, {}), dict[str, Tensor]()
     for name, (out, width, *kernel) in shapes.items():

@@ -1,4 +1,4 @@
-"""The public contract on unseen random LoRAs: make → inspect → selection, against a dense oracle."""
+"""The public contract on random LoRAs: make, inspect, selection, against a dense oracle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check: style, types, import direction, import budget."""
+"""The rules of the house that a machine can check: style, types, import direction and weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every fenced block of the README runs, in order, in one folder that holds what a user would have."""
+"""Every fenced block of the README runs, in order, in a folder that holds what a user has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lorabake import demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-QUICK, GUIDE = (README.partition("## Quick start")[2].split("\n## ", 1))
+QUICK, GUIDE = README.partition("## Quick start")[2].split("\n## ", 1)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -38,7 +38,9 @@ def load(base: str | Path, *, device: torch.device, dtype: torch.dtype | None = 
             config: dict[str, Any] = DiffusionPipeline.load_config(where)  # pyright: ignore[reportAssignmentType] - a dict unless asked for more
             # A filter that paints images black belongs to a service, not to a comparison.
             checker = {"safety_checker": None} if "safety_checker" in config else {}
-            pipe = DiffusionPipeline.from_pretrained(where, torch_dtype=dtype, **checker)
+            pipe = DiffusionPipeline.from_pretrained(
+                where, torch_dtype=dtype, use_safetensors=True, **checker
+            )
         except (OSError, ValueError, AttributeError, ImportError) as error:
             raise refused(base, error) from error
     pipe.set_progress_bar_config(disable=True)
