@@ -35,16 +35,15 @@ def load(path: Path, where: str) -> Contents:
         LoraFileError: It is empty, cut off, or not a safetensors file.
     """
     try:
-        # torch warns that mapped memory is read-only on some platforms; nothing writes to it here.
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
             metadata = dict(file.metadata() or {})
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except (SafetensorError, OSError, ValueError) as e:
-        what = "has no bytes" if path.exists() and path.stat().st_size == 0 else f"({e})"
+        reason = str(e) if path.stat().st_size else "it has no bytes"
         raise LoraFileError(
-            f"is not a whole safetensors file {what}".replace("file has", "file: it has"),
+            f"is not a whole safetensors file ({reason})",
             where=where,
             advice="Download or save it again",
         ) from e

@@ -32,6 +32,10 @@ WRITERS: dict[str, tuple[str, Writer, tuple[str, ...]]] = {
     "flux": ("kohya for FLUX", tables.kohya_flux, ("flux", "tiny flux")),
 }  # fmt: skip
 CASES = [(style, model) for style, (_, _, models) in WRITERS.items() for model in models]
+# Dotted styles treat all UNets alike.
+FEWER = [
+    (s, m) for s, m in CASES if m != "sd2" and (s, m) not in {("old", "sdxl"), ("new", "sdxl")}
+]
 
 
 def lora_of(model: str, seed: int = 0) -> dict[LayerName, Known]:
@@ -49,7 +53,7 @@ def test_every_detector_on_every_table(style: str, model: str) -> None:
     assert detect(keys, "file").name == name
 
 
-@pytest.mark.parametrize(("style", "model"), CASES)
+@pytest.mark.parametrize(("style", "model"), FEWER)
 def test_every_layer_comes_back(style: str, model: str, tmp_path: Path) -> None:
     """Every linear and convolutional layer that the model class has, on its real shapes."""
     known = lora_of(model)

@@ -21,7 +21,8 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
     StableDiffusionXLPipeline,
 )
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import Conv2d as LoraConv
+from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
@@ -38,7 +39,8 @@ def pipeline(kind: str) -> Any:
         "sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline, "flux": FluxPipeline,
     }  # fmt: skip
     parts: dict[str, Any] = {
-        "vae": None, "tokenizer": None, "scheduler": DDIMScheduler(steps_offset=1),
+        "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False), "vae": None,
+        "tokenizer": None,
         "text_encoder": tables.clip(CLIPTextModel, **tables.TINY_CLIP),
     }  # fmt: skip
     if kind == "sd15":
@@ -77,7 +79,7 @@ def stock_deltas(pipe: Any, path: Path) -> dict[LayerName, Tensor]:
         model = getattr(pipe, component, None)
         named: Any = model.named_modules() if model is not None else ()
         for module_path, module in named:
-            if isinstance(module, LoraLayer):
+            if isinstance(module, LoraLinear | LoraConv):
                 flat = module_path.startswith("encoder.layers.")
                 name = LayerName(component, f"text_model.{module_path}" if flat else module_path)
                 deltas[name] = module.get_delta_weight("default_0")

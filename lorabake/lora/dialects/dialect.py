@@ -24,8 +24,8 @@ class Dialect:
     Attributes:
         name: How messages call it.
         example: A key in this style.
-        objection: Why these keys are not in this style; None if they are. It answers None for
-            no file of another dialect.
+        objection: Why these keys are not in this style; None if they are. For a file of any other
+            dialect it must have one.
         split: The module and role of a key; None if the dialect has no such key.
         place: The layers that a module's factors belong to; one module may hold several, as fused
             query-key-value projections do. None if the dialect has no such module.
