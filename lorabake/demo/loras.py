@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
 CONVOLUTIONS = ("conv1", "conv2")
-BATCH, PICTURES = 12, 64
+BATCH, PICTURES = 10, 64
 BASE_NAME = "lorabake-toy"
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("mobbo", 8, 16, ATTENTION, "peft", 1.2e-3, 400),
-    Recipe("tikku", 4, 4, (*ATTENTION, *FEED_FORWARD), "kohya", 2e-3, 400),
-    Recipe("snorb", 16, 8, ATTENTION, "kohya", 2e-3, 400),
-    Recipe("blueprint", 8, 4, (*ATTENTION, *FEED_FORWARD), "peft", 2e-3, 300),
-    Recipe("neon", 16, 16, ATTENTION, "kohya", 1.5e-3, 300),
-    Recipe("glass", 4, 8, (*ATTENTION, *FEED_FORWARD, *CONVOLUTIONS), "peft", 1.2e-3, 300),
+    Recipe("mobbo", 8, 16, ATTENTION, "peft", 1.2e-3, 300),
+    Recipe("tikku", 4, 4, (*ATTENTION, *FEED_FORWARD), "kohya", 2e-3, 300),
+    Recipe("snorb", 16, 8, ATTENTION, "kohya", 2e-3, 300),
+    Recipe("blueprint", 8, 4, (*ATTENTION, *FEED_FORWARD), "peft", 2e-3, 240),
+    Recipe("neon", 16, 16, ATTENTION, "kohya", 1.5e-3, 240),
+    Recipe("glass", 4, 8, (*ATTENTION, *FEED_FORWARD, *CONVOLUTIONS), "peft", 1.2e-3, 240),
 )
 
 
