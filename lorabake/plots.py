@@ -86,6 +86,7 @@ def _draw(cells: np.ndarray, groups: Sequence[str], share: dict[str, float], met
     axes.set_title(f"{method}: {share['style']:.0%} style", loc="left", fontsize=11)
     figure.legend(
         handles=[Patch(color=_COLOURS[name], label=f"{name} {share[name]:.0%}") for name in used],
-        loc="upper right", bbox_to_anchor=(1 - 0.05 / inches, 0.97), ncols=3, frameon=False, fontsize=9,
+        loc="upper right", bbox_to_anchor=(1 - 0.05 / inches, 0.97), ncols=3, frameon=False,
+        fontsize=9,
     )  # fmt: skip
     return figure

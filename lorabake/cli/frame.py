@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -36,7 +37,8 @@ class Frame(click.Group):
             return status or DONE
         except BrokenPipeError:
             # The reader of our output has seen enough; nor can the interpreter flush at its exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return DONE
         except (KeyboardInterrupt, click.Abort):
             return _say("interrupted", INTERRUPTED)
@@ -83,5 +85,5 @@ def _hush() -> None:
 
     warnings.resetwarnings()
     warnings.simplefilter("ignore")
-    warnings.filterwarnings("default", module=r"lorabake\.")
+    warnings.filterwarnings("default", category=UserWarning, module=r"lorabake\.")
     warnings.showwarning = show

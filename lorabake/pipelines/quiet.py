@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Generator
 
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """No log lines and no loading bars of the two libraries inside; as it was afterwards."""
+    """No warnings, log lines and loading bars of the two libraries inside; as it was afterwards."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     with contextlib.ExitStack() as undo:
+        undo.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
         for log in (diffusers_logging, transformers_logging):
             undo.callback(log.set_verbosity, log.get_verbosity())
             if log.is_progress_bar_enabled():

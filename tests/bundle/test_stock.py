@@ -64,7 +64,7 @@ def test_it_is_the_direct_merge(
 ) -> None:
     pipe, inputs = build()
     shapes = tiny.shapes(pipe)
-    paths = [tmp_path / "content.safetensors", tmp_path / "style.safetensors"]
+    paths = (tmp_path / "content.safetensors", tmp_path / "style.safetensors")
     dialects = PREFERRED[build.__name__]
     loras = [write_lora(paths[i], shapes, dialects[i], seed=i) for i in (0, 1)]
     lorabake.make(

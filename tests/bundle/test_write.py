@@ -32,15 +32,15 @@ SHAPES: Shapes = {
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / "cat.safetensors", tmp_path / "ink.safetensors"]
+def paths(tmp_path: Path) -> tuple[Path, Path]:
+    paths = (tmp_path / "cat.safetensors", tmp_path / "ink.safetensors")
     for seed, path in enumerate(paths):
         write_lora(path, SHAPES, "kohya", seed + 3, keep=0.9)
     return paths
 
 
 @pytest.fixture
-def bundle(paths: list[Path], tmp_path: Path) -> Path:
+def bundle(paths: tuple[Path, Path], tmp_path: Path) -> Path:
     out = tmp_path / "bundle.safetensors"
     lorabake.make(*paths, out)
     return out
@@ -106,7 +106,7 @@ def test_other_tools_find_their_metadata(bundle: Path, tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(found)
 
 
-def test_trigger_words_and_licences_travel(paths: list[Path], tmp_path: Path) -> None:
+def test_trigger_words_and_licences_travel(paths: tuple[Path, Path], tmp_path: Path) -> None:
     notes = [
         {"modelspec.trigger_phrase": "sks cat", "modelspec.license": "CC-BY-4.0"},
         {"modelspec.trigger_phrase": 'ink "wash"', "modelspec.license": "MIT"},
@@ -126,7 +126,7 @@ def test_trigger_words_and_licences_travel(paths: list[Path], tmp_path: Path) ->
 
 def test_a_source_named_like_the_digest_does_not_fool_the_writer(tmp_path: Path) -> None:
     name = '"digest":"' + "0" * 64
-    paths = [tmp_path / f"{name}.safetensors", tmp_path / 'a"b\\.safetensors']
+    paths = (tmp_path / f"{name}.safetensors", tmp_path / 'a"b\\.safetensors')
     for seed, path in enumerate(paths):
         write_lora(path, SHAPES, "kohya", seed, keep=1.0)
     out = tmp_path / "bundle.safetensors"
@@ -146,7 +146,11 @@ def test_a_source_named_like_the_digest_does_not_fool_the_writer(tmp_path: Path)
     ],
 )
 def test_dtype(
-    paths: list[Path], tmp_path: Path, dtypes: tuple[str, str], wanted: str | None, stored: str
+    paths: tuple[Path, Path],
+    tmp_path: Path,
+    dtypes: tuple[str, str],
+    wanted: str | None,
+    stored: str,
 ) -> None:
     for path, dtype in zip(paths, dtypes, strict=True):
         save_file({k: v.to(getattr(torch, dtype)) for k, v in load_file(path).items()}, path)
@@ -157,7 +161,7 @@ def test_dtype(
     assert report.checks.worst_error <= torch.finfo(getattr(torch, stored)).eps
 
 
-def test_same_bytes_in_any_process(paths: list[Path], tmp_path: Path) -> None:
+def test_same_bytes_in_any_process(paths: tuple[Path, Path], tmp_path: Path) -> None:
     code = "import sys, lorabake; lorabake.make(*sys.argv[1:4])"
     digests: set[str] = set()
     for i, seed in enumerate(("1", "77")):
