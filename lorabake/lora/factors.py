@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,43 +53,54 @@ def assemble(
         LoraFileError: Factors are missing, double or contradict each other, alpha is no scalar
             above zero, or a module is unknown to the dialect.
     """
-    modules: dict[str, Slots] = {}
-    for key, part in parts.items():
-        slots = modules.setdefault(part.module, {})
-        if part.slot in slots:
-            raise LoraFileError(
-                f"two tensors hold the same factor: {slots[part.slot]} and {key}", where=where
-            )
-        slots[part.slot] = key
+    modules = _modules(parts, where)
     _refuse_orphans(modules, where)
     layers: dict[LayerName, LowRank] = {}
     homes: dict[LayerName, str] = {}
     unknown: list[str] = []
     for module, slots in modules.items():
-        factors, alpha = _factors(slots, tensors, where)
+        factors, stated = _factors(slots, tensors, where)
         placed = dialect.place(module, factors)
         if placed is None:
             unknown += slots.values()
             continue
         for name, piece in placed.items():
             if name in homes:
-                raise LoraFileError(
-                    f"two tensors hold the same factor: {homes[name]} and {slots['down']} "
-                    f"(both are layer {name})",
-                    where=where,
-                )
+                raise _double(homes[name], slots["down"], where)
             homes[name] = slots["down"]
-            said = scale(config, name, factors.rank, where)
-            if alpha is not None and said is not None and abs(alpha - said) > 1e-6 * said:
-                raise LoraFileError(
-                    f"alpha / rank of {name} is {alpha:g} by {slots['alpha']}, but {said:g} by its "
-                    "adapter configuration",
-                    where=where,
-                )
-            layers[name] = LowRank(piece.down, piece.up, alpha or said or 1.0)
+            configured = scale(config, name, factors.rank, where)
+            agreed = _agreed(stated, configured, slots, where)
+            layers[name] = LowRank(piece.down, piece.up, agreed)
     if unknown:
         raise _unused(unknown, len(parts), dialect, where)
     return layers
+
+
+def _modules(parts: Mapping[str, Part], where: str) -> dict[str, Slots]:
+    modules: dict[str, Slots] = {}
+    for key, part in parts.items():
+        slots = modules.setdefault(part.module, {})
+        if part.slot in slots:
+            raise _double(slots[part.slot], key, where)
+        slots[part.slot] = key
+    return modules
+
+
+def _double(first: str, second: str, where: str) -> LoraFileError:
+    return LoraFileError(f"two tensors hold the same factor: {first} and {second}", where=where)
+
+
+def _agreed(stated: float | None, configured: float | None, slots: Slots, where: str) -> float:
+    """Scale by the file's alpha tensor and by its configuration; 1 if neither tells."""
+    if stated is None or configured is None:
+        return stated or configured or 1.0
+    if not math.isclose(stated, configured, rel_tol=1e-6):
+        raise LoraFileError(
+            f"alpha / rank is {stated:g} by {slots['alpha']}, but {configured:g} by the adapter "
+            "configuration",
+            where=where,
+        )
+    return stated
 
 
 def _refuse_orphans(modules: Mapping[str, Slots], where: str) -> None:

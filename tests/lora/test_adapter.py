@@ -95,5 +95,5 @@ def test_two_alphas_must_agree(tmp_path: Path) -> None:
     path = lora_file(tmp_path / "lora.safetensors", 8.0, lora_adapter_metadata=metadata)
     assert read(path).layers[NAME].scale == 2.0
     path = lora_file(tmp_path / "lora.safetensors", 4.0, lora_adapter_metadata=metadata)
-    with pytest.raises(LoraFileError, match=r"is 1 by .*\.alpha, but 2 by its adapter"):
+    with pytest.raises(LoraFileError, match=r"is 1 by .*\.alpha, but 2 by the adapter"):
         read(path)
