@@ -64,7 +64,9 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        notes = "".join(f", {name} {value:.4g}" for name, value in self.notes.items())
+        notes = "".join(
+            f", {name.replace('_', ' ')} {value:.4g}" for name, value in self.notes.items()
+        )
         return (
             f"{self.output}: {self.method}, {self.layers} {self.family} layers "
             f"({self.shared} in both LoRAs){notes}\n"

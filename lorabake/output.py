@@ -46,7 +46,9 @@ def check(path: str | Path, *, force: bool = False, inputs: tuple[Path, ...] = (
     if not folder.is_dir():
         raise OutputError("its folder does not exist", where=where, advice=f"Create {path.parent}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError("its folder cannot be written to", where=where, advice="Choose another")
+        raise OutputError(
+            "its folder cannot be written to", where=where, advice="Choose another place"
+        )
     if exists and not target.is_file():
         raise OutputError("is not an ordinary file", where=where, advice="Choose another name")
     if taken:
@@ -85,15 +87,18 @@ def replacing(path: Path) -> Generator[BinaryIO]:
 
 
 def _sweep(folder: Path, prefix: str) -> None:
-    for left in folder.iterdir():
-        if left.name.startswith(prefix) and left.name.endswith(".tmp"):
-            with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > _STALE:
-                    left.unlink()
+    # Tidying up must not fail the work: the folder may not be listed, another process may be faster.
+    with contextlib.suppress(OSError):
+        for left in folder.iterdir():
+            ours = left.name.startswith(prefix) and left.name.endswith(".tmp")
+            if ours and time.time() - left.stat().st_mtime > _STALE:
+                left.unlink()
 
 
 def _refused(error: OSError | RuntimeError, path: Path) -> OutputError:
     reason = getattr(error, "strerror", None) or str(error)
     return OutputError(
-        f"cannot be written ({reason})", where=str(path), advice="Free some space or choose another"
+        f"cannot be written ({reason})",
+        where=str(path),
+        advice="Free some space or choose another place",
     )

@@ -21,18 +21,20 @@ def bar(*, quiet: bool) -> Generator[Progress]:
         return
     from tqdm import tqdm
 
-    current: Any = None
+    shown, current = "", None
 
     def show(stage: str, done: int, total: int) -> None:
-        nonlocal current
-        if current is None or current.desc != f"{stage}: ":
-            if current is not None:
-                current.close()
-            current = tqdm(desc=stage, total=total, leave=False)
+        nonlocal shown, current
+        if current is None or stage != shown:
+            close()
+            shown, current = stage, tqdm(desc=stage, total=total, leave=False)
         current.update(done - current.n)
+
+    def close() -> None:
+        if current is not None:
+            current.close()
 
     try:
         yield show
     finally:
-        if current is not None:
-            current.close()
+        close()
