@@ -48,10 +48,10 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("mobbo", 8, 16, ATTENTION, "peft", 1.2e-3, 300),
-    Recipe("tikku", 4, 4, (*ATTENTION, *FEED_FORWARD), "kohya", 2e-3, 300),
-    Recipe("snorb", 16, 8, ATTENTION, "kohya", 2e-3, 300),
-    Recipe("blueprint", 8, 4, (*ATTENTION, *FEED_FORWARD), "peft", 2e-3, 240),
+    Recipe("mobbo", 8, 16, ATTENTION, "peft", 1.5e-3, 550),
+    Recipe("tikku", 4, 4, (*ATTENTION, *FEED_FORWARD), "kohya", 2.5e-3, 500),
+    Recipe("snorb", 16, 8, ATTENTION, "kohya", 2.5e-3, 500),
+    Recipe("blueprint", 8, 4, (*ATTENTION, *FEED_FORWARD), "peft", 2e-3, 300),
     Recipe("neon", 16, 16, ATTENTION, "kohya", 1.5e-3, 240),
     Recipe("glass", 4, 8, (*ATTENTION, *FEED_FORWARD, *CONVOLUTIONS), "peft", 1.2e-3, 240),
 )
