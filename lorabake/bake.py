@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -143,8 +144,11 @@ def bake(
     wanted, where = _dtype(dtype), device_named(device)
     _check_strengths(strengths)
 
-    loras = (lora.read(content), lora.read(style))
-    pairs = bundle.strengthen(lora.pair(*loras), strengths)
+    with ThreadPoolExecutor(2) as pool:  # most of reading is hashing, which needs no lock
+        reading = (pool.submit(lora.read, content), pool.submit(lora.read, style))
+        loras = (reading[0].result(), reading[1].result())
+    pairs = bundle.complete(lora.pair(*loras))
+    pairs = bundle.strengthen(pairs, strengths)
     if base is not None:
         _check_base(base, pairs)
     fused = methods.get(chosen.method).fuse(

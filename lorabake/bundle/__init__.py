@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .complete import complete
 from .describe import describe
 from .find import load
 from .fold import widest
@@ -13,6 +14,7 @@ from .write import write
 __all__ = [
     "Checks",
     "compare",
+    "complete",
     "describe",
     "load",
     "modelspec",

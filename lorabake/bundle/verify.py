@@ -11,6 +11,7 @@ from .. import runtime
 from ..errors import BundleError, PairError, VerifyError
 from ..lora import pair, read
 from ..lora.pairs import Pair
+from .complete import complete
 from .deviation import deviation
 from .names import check_names
 from .stack import strengthen
@@ -118,7 +119,8 @@ def verify(
             return Checks(len(manifest.layers), 0, 0.0, "", manifest.digest)
         content, style = (read(source, family=manifest.family) for source in against)
         strengths = (manifest.sources[0].strength, manifest.sources[1].strength)
-        return compare(Path(path), strengthen(pair(content, style), strengths), progress)
+        pairs = strengthen(complete(pair(content, style)), strengths)
+        return compare(Path(path), pairs, progress)
     except (PairError, VerifyError) as error:
         what = str(error).removeprefix(f"{path}: ").rstrip(".")
         raise BundleError(what, where=str(path)) from error

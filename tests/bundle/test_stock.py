@@ -87,3 +87,31 @@ def test_it_is_the_direct_merge(
     found, wanted = tiny.output(pipe, inputs), tiny.output(merged, inputs)
     assert error(plain, wanted) > 0.01
     assert error(found, wanted) <= 1e-6
+
+
+@pytest.mark.parametrize("kinds", [("q_proj", "v_proj"), ("q_proj", "k_proj", "fc1", "fc2")])
+@pytest.mark.parametrize("build", [tiny.sd15, tiny.sdxl, tiny.flux])
+def test_text_encoders_without_output_projection(
+    build: Callable[[], tuple[Any, tiny.Inputs]], kinds: tuple[str, ...], tmp_path: Path,
+    messages: list[str],
+) -> None:  # fmt: skip
+    """Stock diffusers does not find their attention layers by itself, or only some of them."""
+    pipe, _ = build()
+    shapes = {
+        name: shape
+        for name, shape in tiny.shapes(pipe).items()
+        if name.endswith(kinds if name.startswith("text_encoder") else ("to_q", "to_k"))
+    }
+    paths = (tmp_path / "content.safetensors", tmp_path / "style.safetensors")
+    loras = [write_lora(path, shapes, "peft", seed=5 + i) for i, path in enumerate(paths)]
+    lorabake.make(*paths, tmp_path / "bundle.safetensors")
+    messages.clear()
+    pipe.load_lora_weights(str(tmp_path), weight_name="bundle.safetensors")
+    assert messages == []
+    adapted = tiny.layers(pipe)
+    for name in shapes:
+        parts = [dense.delta[name] for dense in loras if name in dense.delta]
+        found = loaded(adapted[name])
+        assert bool(parts) == (found is not None), name
+        if found is not None:
+            assert error(found, torch.stack(parts).sum(0)) <= 1e-6, name
