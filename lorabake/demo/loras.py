@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2")
-CONVOLUTIONS = ("conv1", "conv2")
 BATCH, PICTURES = 10, 64
 BASE_NAME = "lorabake-toy"
 log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ RECIPES = (
     Recipe("snorb", 16, 8, ATTENTION, "kohya", 2.5e-3, 500),
     Recipe("blueprint", 8, 4, (*ATTENTION, *FEED_FORWARD), "peft", 2e-3, 300),
     Recipe("neon", 16, 16, ATTENTION, "kohya", 1.5e-3, 240),
-    Recipe("glass", 4, 8, (*ATTENTION, *FEED_FORWARD, *CONVOLUTIONS), "peft", 1.2e-3, 240),
+    Recipe("glass", 4, 8, ATTENTION, "peft", 1.5e-3, 260),
 )
 
 
