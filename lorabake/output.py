@@ -87,7 +87,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
 
 
 def _sweep(folder: Path, prefix: str) -> None:
-    # Tidying up must not fail the work: the folder may not be listed, another process may be faster.
+    # Tidying up must not fail the work: the folder may be unreadable, another process faster.
     with contextlib.suppress(OSError):
         for left in folder.iterdir():
             ours = left.name.startswith(prefix) and left.name.endswith(".tmp")

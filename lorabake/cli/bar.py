@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Generator
-from typing import Any
 
 Progress = Callable[[str, int, int], None]
 

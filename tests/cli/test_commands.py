@@ -128,3 +128,29 @@ def test_generate(folder: Path) -> None:
     assert few.crop((few.width - 16, 0, few.width, 16)).tobytes() == one.tobytes()
     text = run(*command, "-o", "all.png", "--compare", "--guidance", "3").stdout
     assert "base, content only, style only, direct merge, klora" in text
+
+
+class Shown:
+    """Stands for what the showcase made, which its own tests look at."""
+
+    bundle = plan = comparison = "somewhere"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"seeds": 1}
+
+    def __str__(self) -> str:
+        return "a table"
+
+
+def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Path, int, bool]] = []
+
+    def run_showcase(output: Path, seeds: int, *, force: bool, progress: object) -> Shown:
+        calls.append((output, seeds, force))
+        return Shown()
+
+    monkeypatch.setattr("lorabake.demo.showcase.run", run_showcase)
+    assert "a table" in run("demo").stdout
+    assert run_json("demo", "-o", "mine", "--seeds", "1") == {"seeds": 1}
+    # Its own folder may be replaced, a folder of the user's only by force.
+    assert calls == [(Path("lorabake-demo"), 8, True), (Path("mine"), 1, False)]
