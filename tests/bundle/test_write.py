@@ -26,8 +26,8 @@ SHAPES: Shapes = {
     f"{BLOCK}.attn2.to_k": (16, 24),
     "unet.mid_block.resnets.0.conv1": (16, 16, 3, 3),
     "unet.up_blocks.0.resnets.0.conv1": (16, 16, 3, 3),
-    "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (24, 24),
-    "text_encoder.text_model.encoder.layers.1.self_attn.q_proj": (24, 24),
+    "text_encoder.text_model.encoder.layers.0.self_attn.out_proj": (24, 24),
+    "text_encoder.text_model.encoder.layers.1.self_attn.out_proj": (24, 24),
 }
 
 
