@@ -105,7 +105,7 @@ def floor(content: Path, style: Path) -> None:
 
 def plan(content: Path, style: Path) -> Scores:
     """What lorabake does before it writes; the scores of the content, then of the style."""
-    pairs = pair(lora.read(content), lora.read(style))
+    pairs = pair(*lora.read_both(content, style))
     params = recipe.resolve("klora").params
     fused = get("klora").fuse(
         pairs, params, device=torch.device("cpu"), progress=lambda done, total: None
@@ -127,7 +127,7 @@ def compare(content: Path, style: Path, repeats: int) -> None:
     ways: dict[str, Callable[[], object]] = {
         "floor": lambda: floor(content, style),
         "lorabake": lambda: plan(content, style),
-        "of which reading": lambda: (lora.read(content), lora.read(style)),
+        "of which reading": lambda: lora.read_both(content, style),
         "dense": lambda: dense(content, style),
     }
     floor(content, style)  # once for the disk

@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -144,9 +143,7 @@ def bake(
     wanted, where = _dtype(dtype), device_named(device)
     _check_strengths(strengths)
 
-    with ThreadPoolExecutor(2) as pool:  # most of reading is hashing, which needs no lock
-        reading = (pool.submit(lora.read, content), pool.submit(lora.read, style))
-        loras = (reading[0].result(), reading[1].result())
+    loras = lora.read_both(content, style)
     pairs = bundle.complete(lora.pair(*loras))
     pairs = bundle.strengthen(pairs, strengths)
     if base is not None:

@@ -87,7 +87,7 @@ def inspect(bundle: Path) -> dict[str, dict[str, object]]:
 def test_decisions_equal_the_dense_oracle(
     shapes: Shapes, dialects: tuple[str, str], preset: str, tmp_path: Path
 ) -> None:
-    paths = [tmp_path / "content.safetensors", tmp_path / "style.safetensors"]
+    paths = (tmp_path / "content.safetensors", tmp_path / "style.safetensors")
     seeds = (len(preset), len(preset) + 100)
     content, style = (
         write_lora(p, shapes, d, s) for p, d, s in zip(paths, dialects, seeds, strict=True)
@@ -119,7 +119,7 @@ def test_decisions_equal_the_dense_oracle(
 
 def test_fixed_and_random_follow_the_paper(tmp_path: Path) -> None:
     shapes = unet_shapes()
-    paths = [tmp_path / "content.safetensors", tmp_path / "style.safetensors"]
+    paths = (tmp_path / "content.safetensors", tmp_path / "style.safetensors")
     for path, seed in zip(paths, (1, 2), strict=True):
         write_lora(path, shapes, "peft", seed, keep=1.0)
     out = tmp_path / "bundle.safetensors"
@@ -134,7 +134,7 @@ def test_fixed_and_random_follow_the_paper(tmp_path: Path) -> None:
 
 
 def test_same_inputs_same_bytes(tmp_path: Path) -> None:
-    paths = [tmp_path / "content.safetensors", tmp_path / "style.safetensors"]
+    paths = (tmp_path / "content.safetensors", tmp_path / "style.safetensors")
     for path, seed in zip(paths, (3, 4), strict=True):
         write_lora(path, unet_shapes(), "kohya", seed)
     first = lorabake.make(*paths, tmp_path / "a.safetensors")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lorabake import demo
+from lorabake.demo.showcase import STYLE, SUBJECT
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,9 +23,10 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: two LoRAs and a model, under the names that the README uses."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copy(demo.LORAS / f"{demo.SUBJECT}.safetensors", folder / "subject.safetensors")
-    shutil.copy(demo.LORAS / f"{demo.STYLE}.safetensors", folder / "style.safetensors")
-    (folder / "my-model").symlink_to(demo.MODEL)
+    toys = ROOT / "lorabake" / "demo"
+    for name, role in ((SUBJECT, "subject"), (STYLE, "style")):
+        shutil.copy(toys / "loras" / f"{name}.safetensors", folder / f"{role}.safetensors")
+    (folder / "my-model").symlink_to(toys / "model")
     return folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import runtime
 from ..errors import BundleError, PairError, VerifyError
-from ..lora import pair, read
+from ..lora import pair, read_both
 from ..lora.pairs import Pair
 from .complete import complete
 from .deviation import deviation
@@ -117,7 +117,7 @@ def verify(
         if against is None:
             check_names(bundle)
             return Checks(len(manifest.layers), 0, 0.0, "", manifest.digest)
-        content, style = (read(source, family=manifest.family) for source in against)
+        content, style = read_both(*against, family=manifest.family)
         strengths = (manifest.sources[0].strength, manifest.sources[1].strength)
         pairs = strengthen(complete(pair(content, style)), strengths)
         return compare(Path(path), pairs, progress)

@@ -23,7 +23,7 @@ from ..plots import plot
 from .scorer import score
 
 HERE = Path(__file__).parent
-SUBJECT, STYLE = "mobbo", "glass"
+SUBJECT, STYLE = "tikku", "glass"
 STEPS, GUIDANCE, SHOWN, FIRST_SEED = 25, 3.0, 4, 100
 Progress = Callable[[str, int, int], None]
 
@@ -119,7 +119,7 @@ def run(
     plot(bundle, plan, steps=STEPS, force=force)
 
     pipe = load_pipeline(model, device=torch.device("cpu"))
-    prompt = f"a {subject} in {style} style"
+    prompt = f"a {subject} creature in {style} style"
     wanted = variants(bundle)
     columns: dict[str, list[Image]] = {}
     rows: list[Row] = []

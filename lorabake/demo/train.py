@@ -16,7 +16,7 @@ from pathlib import Path
 from . import loras, ship, train_base, train_scorer, train_vae
 
 HERE = Path(__file__).parent
-VAE_PICTURES, BASE_PICTURES, BASE_STEPS = 3_000, 7_000, 4_500
+VAE_PICTURES, BASE_PICTURES, BASE_STEPS = 3_000, 7_000, 7_000
 
 
 def main(stage: str, *names: str) -> None:

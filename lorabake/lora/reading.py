@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from ..errors import LoraFileError, listed
@@ -58,3 +60,16 @@ def read(source: str | Path, *, family: str | None = None) -> Lora:
         metadata=contents.metadata,
         rivals=rivals,
     )
+
+
+def read_both(
+    content: str | Path, style: str | Path, *, family: str | None = None
+) -> tuple[Lora, Lora]:
+    """Read two LoRAs at once: most of reading is hashing, which runs beside other threads.
+
+    Raises:
+        LoraFileError: As `read` has it; the content's if both fail.
+    """
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(partial(read, family=family), (content, style))
+    return first, second
