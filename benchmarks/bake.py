@@ -105,11 +105,14 @@ def floor(content: Path, style: Path) -> None:
 
 def plan(content: Path, style: Path) -> Scores:
     """What lorabake does before it writes; the scores of the content, then of the style."""
-    pairs = pair(*lora.read_both(content, style))
+    loras = lora.read_both(content, style)
+    pairs = pair(*loras)
     params = recipe.resolve("klora").params
     fused = get("klora").fuse(
         pairs, params, device=torch.device("cpu"), progress=lambda done, total: None
     )
+    for one in loras:  # bakes record it, so it is part of the work
+        one.provenance.sha256.encode()
     rules = {p.name.module: rule for p, rule in zip(pairs, fused.plan.rules, strict=True)}
     found = [rule for rule in map(rules.get, modules()) if isinstance(rule, Threshold)]
     return [rule.scores[side] for side in (0, 1) for rule in found]
@@ -127,7 +130,7 @@ def compare(content: Path, style: Path, repeats: int) -> None:
     ways: dict[str, Callable[[], object]] = {
         "floor": lambda: floor(content, style),
         "lorabake": lambda: plan(content, style),
-        "of which reading": lambda: lora.read_both(content, style),
+        "of which reading": lambda: [x.provenance.sha256 for x in lora.read_both(content, style)],
         "dense": lambda: dense(content, style),
     }
     floor(content, style)  # once for the disk

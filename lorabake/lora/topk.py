@@ -107,7 +107,7 @@ def _scan(B: Tensor, A: Tensor, k: int, *, guess: bool) -> tuple[float | None, f
         seen += block.numel()
         rows.append(block.sum(1))
         kept.append(_above(block, bound))
-        count += len(kept[-1])
+        count += kept[-1].shape[0]  # len() of a tensor goes a long way round
         rank = min(k, _likely(k * seen / size)) if guess else k
         if count > rank + rank // 4 + 256:
             kept, count = [_largest(torch.cat(kept), rank)], rank
