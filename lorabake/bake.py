@@ -206,18 +206,8 @@ def _manifest(
         for pair, rule in zip(pairs, fused.plan.rules, strict=True)
     ]
     sources = [
-        Source(
-            role=role,
-            name=of.name,
-            sha256=of.sha256,
-            strength=strength,
-            trigger_words=of.trigger_words,
-            base_model=of.base_model,
-            license=of.license,
-        )
-        for role, strength, of in zip(
-            _ROLES, strengths, (one.provenance for one in loras), strict=True
-        )
+        Source(role=role, strength=strength, **asdict(one.provenance))
+        for role, strength, one in zip(_ROLES, strengths, loras, strict=True)
     ]
     return Manifest(
         method=chosen.method,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,11 @@ _EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in a file: its tensors, its `__metadata__` and, soon, the SHA-256 of its bytes."""
+    """What is in a file: its tensors, its `__metadata__` and the SHA-256 of its bytes."""
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-    hashing: Future[str]
+    sha256: str
 
 
 def load(path: Path, where: str) -> Contents:
@@ -39,6 +38,8 @@ def load(path: Path, where: str) -> Contents:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
             metadata = dict(file.metadata() or {})
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except (SafetensorError, OSError, ValueError) as e:
         reason = str(e) if path.stat().st_size else "it has no bytes"
         raise LoraFileError(
@@ -48,19 +49,7 @@ def load(path: Path, where: str) -> Contents:
         ) from e
     if not tensors:
         raise LoraFileError("holds no tensors", where=where, advice="Download or save it again")
-    # Hashing takes longer than all other reading, and fills the gaps that other work leaves.
-    pool = ThreadPoolExecutor(1)
-    hashing = pool.submit(_sha256, path, where)
-    pool.shutdown(wait=False)
-    return Contents(tensors, metadata, hashing)
-
-
-def _sha256(path: Path, where: str) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise LoraFileError(f"cannot be read to its end ({error.strerror})", where=where) from error
+    return Contents(tensors, metadata, digest)
 
 
 def checked(tensors: Mapping[str, tuple[Tensor, Slot]], where: str) -> dict[str, Tensor]:

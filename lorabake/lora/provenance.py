@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
 
 from .types import Provenance
 
@@ -17,11 +16,11 @@ _BASES = ("base_model", "base_model_name_or_path", "ss_base_model", "ss_sd_model
 _LICENSES = ("modelspec.license", "license")
 
 
-def provenance(metadata: Mapping[str, str], name: str, hashing: Future[str]) -> Provenance:
+def provenance(metadata: Mapping[str, str], name: str, sha256: str) -> Provenance:
     """Read it from the keys that trainers and the model specification use."""
     return Provenance(
         name=name,
-        hashing=hashing,
+        sha256=sha256,
         trigger_words=_trigger_words(metadata),
         base_model=_first(metadata, _BASES),
         license=_first(metadata, _LICENSES),

@@ -56,7 +56,7 @@ def read(source: str | Path, *, family: str | None = None) -> Lora:
     return Lora(
         layers=layers,
         family=home.name,
-        provenance=provenance(contents.metadata, name, contents.hashing),
+        provenance=provenance(contents.metadata, name, contents.sha256),
         metadata=contents.metadata,
         rivals=rivals,
     )
@@ -65,7 +65,7 @@ def read(source: str | Path, *, family: str | None = None) -> Lora:
 def read_both(
     content: str | Path, style: str | Path, *, family: str | None = None
 ) -> tuple[Lora, Lora]:
-    """Read two LoRAs at once.
+    """Read two LoRAs at once: most of reading is hashing, which runs beside other threads.
 
     Raises:
         LoraFileError: As `read` has it; the content's if both fail.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -63,22 +62,17 @@ class Provenance:
 
     Attributes:
         name: File or folder name without suffix, or the hub id.
-        hashing: The work, under way, that gives the hex digest of the file's bytes.
+        sha256: Hex digest of the file's bytes.
         trigger_words: Words that its training text used for the subject or the style.
         base_model: Name or hub id of the base model that the file names, if any.
         license: Licence that the file names, if any.
     """
 
     name: str
-    hashing: Future[str]
+    sha256: str
     trigger_words: tuple[str, ...] = ()
     base_model: str | None = None
     license: str | None = None
-
-    @property
-    def sha256(self) -> str:
-        """Hex digest of the file's bytes; waits for it where it is not ready yet."""
-        return self.hashing.result()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from concurrent.futures import Future
-
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ LATE = LayerName("unet", "up_blocks.10.resnets.0.conv1")
 
 def lora(*names: LayerName, rank: int = 2, family: str = "sd15", width: int = 4) -> Lora:
     factors = LowRank(torch.ones(rank, width), torch.ones(4, rank))
-    return Lora(dict.fromkeys(names, factors), family, Provenance("cat", Future()), {})
+    return Lora(dict.fromkeys(names, factors), family, Provenance("cat", "0"), {})
 
 
 def test_layers_of_one_and_of_both_in_network_order() -> None:
