@@ -119,7 +119,7 @@ def run(
     plot(bundle, plan, steps=STEPS, force=force)
 
     pipe = load_pipeline(model, device=torch.device("cpu"))
-    prompt = f"a {subject} creature in {style} style"
+    prompt = f"a green {subject} creature on a yellow background in {style} style"
     wanted = variants(bundle)
     columns: dict[str, list[Image]] = {}
     rows: list[Row] = []
