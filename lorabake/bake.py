@@ -20,7 +20,7 @@ from .lora import Lora, families
 from .lora.pairs import Pair
 from .lora.source import locate
 from .methods.method import Fused
-from .runtime.manifest import Layer, Manifest, Source
+from .runtime.manifest import MAX_LAYERS, Layer, Manifest, Source
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`."""
@@ -138,13 +138,14 @@ def bake(
     """`make` with the method's parameters as a mapping and the strengths as a pair."""
     started = time.perf_counter()
     tell: Progress = progress or (lambda stage, done, total: None)
-    target = output.check(output_path, force=force, inputs=_files(content, style))
+    target = output.check(output_path, force=force, inputs=_inputs((content, style), base, preset))
     chosen = recipe.resolve(method, preset, params)
     wanted, where = _dtype(dtype), device_named(device)
     _check_strengths(strengths)
 
     loras = lora.read_both(content, style)
     pairs = bundle.complete(lora.pair(*loras))
+    _check_size(pairs)
     pairs = bundle.strengthen(pairs, strengths)
     if base is not None:
         _check_base(base, pairs)
@@ -239,12 +240,16 @@ def _base_id(base: str | Path | None) -> str | None:
     return path.resolve().name if path.is_dir() else str(base)
 
 
-def _files(*sources: str | Path) -> tuple[Path, ...]:
-    """The local files behind some sources, as far as there are any."""
-    found: list[Path] = []
-    for source in sources:
-        # What is wrong with a source, reading it tells; a hub id cannot be the output.
-        with contextlib.suppress(LoraFileError):
+def _inputs(
+    loras: Sequence[str | Path], base: str | Path | None, preset: str | None
+) -> tuple[Path, ...]:
+    """The local files and folders that a bake reads, as far as there are any."""
+    own = [preset] if preset and preset.endswith(".toml") else []
+    found = [Path(source) for source in (*loras, *own, *([base] if base else []))]
+    for source in loras:
+        # A LoRA's file may lie outside its folder, behind a link. What is wrong with a source,
+        # reading it tells; a hub id cannot be the output.
+        with contextlib.suppress(LoraFileError, OSError, RuntimeError):
             found += [locate(source).path] if Path(source).expanduser().exists() else []
     return tuple(found)
 
@@ -262,6 +267,14 @@ def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
 def _dtypes(pairs: Sequence[Pair]) -> set[torch.dtype]:
     loras = (source for pair in pairs for source in (pair.content, pair.style) if source)
     return {tensor.dtype for source in loras for tensor in (source.down, source.up)}
+
+
+def _check_size(pairs: Sequence[Pair]) -> None:
+    if len(pairs) > MAX_LAYERS:
+        raise PairError(
+            f"the two LoRAs change {len(pairs)} layers, a bundle has room for {MAX_LAYERS}",
+            advice="Check that they are LoRAs of a diffusion model",
+        )
 
 
 def _check_strengths(strengths: tuple[float, float]) -> None:

@@ -22,23 +22,25 @@ def check(path: str | Path, *, force: bool = False, inputs: tuple[Path, ...] = (
     Args:
         path: The wanted output file.
         force: Whether an existing file may be replaced.
-        inputs: Files that the work reads, which are never replaced.
+        inputs: Files and folders that the work reads; what is there is never replaced.
 
     Returns:
         The path with symbolic links resolved.
 
     Raises:
-        OutputError: The path is a folder, an input, exists already, or its folder is missing or
-            cannot be written to.
+        OutputError: The path is a folder, an input, not UTF-8, exists already, or its folder is
+            missing or cannot be written to.
     """
     where = str(path)
     path = Path(path)
     if not path.name or where.endswith("/"):
         raise OutputError("is not a file name", where=where, advice="Name the file to write")
+    if where != where.encode(errors="replace").decode():  # safetensors opens no such file
+        raise OutputError("its name is not UTF-8", where=where, advice="Choose another name")
     try:
         target = path.resolve()
         folder, exists = target.parent, target.exists()
-        taken = exists and any(p.exists() and p.samefile(target) for p in inputs)
+        taken = exists and any(_holds(p, target) for p in inputs)
     except (OSError, RuntimeError) as error:  # a name too long, a loop of links, no permission
         raise _refused(error, path) from error
     if target.is_dir():
@@ -52,12 +54,36 @@ def check(path: str | Path, *, force: bool = False, inputs: tuple[Path, ...] = (
     if exists and not target.is_file():
         raise OutputError("is not an ordinary file", where=where, advice="Choose another name")
     if taken:
-        raise OutputError("is one of the inputs", where=where, advice="Choose another name")
+        raise OutputError(
+            "is one of the inputs or lies in one", where=where, advice="Choose another name"
+        )
     if exists and not force:
         raise OutputError(
             "exists already", where=where, advice="Choose another name or replace it with --force"
         )
     return target
+
+
+def _holds(source: Path, target: Path) -> bool:
+    """Whether `target` is this file or lies in this folder."""
+    with contextlib.suppress(OSError, RuntimeError):  # of a source, reading it tells more
+        source = source.expanduser()
+        if source.is_dir():
+            return target.is_relative_to(source.resolve())
+        return source.samefile(target)
+    return False
+
+
+def folder(path: Path) -> None:
+    """Make a folder, and the ones above it, unless it is there.
+
+    Raises:
+        OutputError: A file is in the way, or the system refuses the folder.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(error, path) from error
 
 
 @contextlib.contextmanager
@@ -71,7 +97,7 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     Raises:
         OutputError: The disk is full, or the system refuses the file.
     """
-    prefix = f".{path.name[:80]}."
+    prefix = f".{path.name.encode()[:80].decode(errors='ignore')}."  # systems limit bytes
     _sweep(path.parent, prefix)
     temporary = path.parent / f"{prefix}{secrets.token_hex(4)}.tmp"
     try:
@@ -83,7 +109,8 @@ def replacing(path: Path) -> Generator[BinaryIO]:
     except OSError as error:
         raise _refused(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path, prefix: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from . import methods
 from .errors import RecipeError
+from .methods.values import shown
 
 __all__ = ["Recipe", "parse_setting", "presets", "resolve"]
 
@@ -73,7 +74,7 @@ def resolve(
     """
     overrides = overrides or {}
     if preset is None:
-        asked = method or _DEFAULT
+        asked = _DEFAULT if method is None else method
         return Recipe(asked, asked, _checked(asked, overrides))
     chosen = _find(preset)
     with _named(preset):
@@ -121,7 +122,7 @@ def parse_setting(text: str) -> tuple[str, object]:
         )
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a word, or what Python will not read as a number
         return key, value
     return key, parsed["value"] if len(parsed) == 1 else value
 
@@ -151,7 +152,7 @@ def _read(path: Path) -> _Preset:
         raise RecipeError(
             f"cannot be read ({error.strerror})", where=str(path), advice="Check the path"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"is not TOML: {error}", where=str(path)) from error
     types = {"method": str, "description": str, "reference": str, "params": dict}
     for key, value in content.items():
@@ -159,7 +160,7 @@ def _read(path: Path) -> _Preset:
             _unknown("a preset has no key", key, types, str(path))
         if not isinstance(value, types[key]):
             kind = "a table" if types[key] is dict else "text"
-            raise RecipeError(f"{key} must be {kind}, not {value!r}", where=str(path))
+            raise RecipeError(f"{key} must be {kind}, not {shown(value)}", where=str(path))
     if "method" not in content:
         raise RecipeError(
             "has no method", where=str(path), advice='Add a line such as method = "klora"'

@@ -81,6 +81,13 @@ def test_only_stale_leftovers_are_swept(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"x.bin", fresh.name, other.name}
 
 
+def test_the_longest_name_that_the_system_takes(tmp_path: Path) -> None:
+    path = output.check(tmp_path / ("🍞" * 62))
+    with output.replacing(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
 def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real" / "x.bin")
@@ -112,3 +119,6 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert output.check(taken, force=True) == taken
     with pytest.raises(OutputError, match="one of the inputs"):
         output.check(tmp_path / "linked.bin", force=True, inputs=(taken,))
+    with pytest.raises(OutputError, match="lies in one"):
+        output.check(taken, force=True, inputs=(tmp_path,))
+    assert output.check(tmp_path / "new.bin", inputs=(tmp_path,)) == tmp_path / "new.bin"

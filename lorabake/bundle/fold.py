@@ -43,7 +43,7 @@ def fold(factors: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         `down` and `up`, shaped like the factors.
 
     Raises:
-        OutputError: The values do not fit into `dtype`.
+        OutputError: The values are too large or too small for `dtype`.
     """
     down, up, scale = factors.down, factors.up, factors.scale
     if scale == 1.0 and down.dtype == up.dtype == dtype:
@@ -51,12 +51,23 @@ def fold(factors: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     down, up = down.to(working(dtype)), up.to(working(dtype)) * scale
     shift = balance(down, up)
     down, up = (down * 2.0**shift).to(dtype), (up * 2.0**-shift).to(dtype)
-    if not (math.isfinite(largest(down)) and math.isfinite(largest(up))):
-        raise OutputError(
-            f"LoRA factors times their scale {scale:g} do not fit into {dtype}",
-            advice="Store the bundle as float32 (--dtype float32)",
-        )
+    _check_range(factors, (down, up), dtype)
     return down, up
+
+
+def _check_range(factors: LowRank, folded: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
+    """Refuse overflow, and underflow so deep that rounding would change the update visibly."""
+    sizes = [largest(tensor) for tensor in folded]
+    acts = factors.scale != 0 and min(largest(factors.down), largest(factors.up)) > 0
+    large = not all(map(math.isfinite, sizes))
+    if large or (acts and min(sizes) < torch.finfo(dtype).smallest_normal):
+        raise OutputError(
+            f"LoRA factors times their scale {factors.scale:g} are too "
+            f"{'large' if large else 'small'} for {str(dtype).removeprefix('torch.')}",
+            advice="Check that the training did not diverge and that the strength is sensible"
+            if dtype == torch.float32
+            else "Store the bundle as float32 (--dtype float32)",
+        )
 
 
 def working(dtype: torch.dtype) -> torch.dtype:
@@ -67,7 +78,9 @@ def working(dtype: torch.dtype) -> torch.dtype:
 def balance(down: Tensor, up: Tensor) -> int:
     """The exponent k for which the largest entries of down·2^k and up·2^-k are nearest."""
     a, b = largest(down), largest(up)
-    return round((math.log2(b) - math.log2(a)) / 2) if a > 0 and b > 0 else 0
+    if not (0 < a < math.inf and 0 < b < math.inf):
+        return 0
+    return round((math.log2(b) - math.log2(a)) / 2)
 
 
 def largest(tensor: Tensor) -> float:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from ..errors import OutputError
 from ..lora.pairs import Pair
 from ..runtime.manifest import KEY, Manifest, dumps
 from .header import Entry, head
@@ -44,7 +45,7 @@ def write(
         The digest.
 
     Raises:
-        OutputError: The values do not fit into `dtype`.
+        OutputError: The values are too large or too small for `dtype`.
     """
     ranks = uniform_ranks(pairs)
     layers = sorted(zip(manifest.layers, pairs, strict=True), key=lambda item: item[0].down)
@@ -59,7 +60,7 @@ def write(
     file.write(start)
     digest = hashlib.sha256()
     for done, (layer, pair) in enumerate(layers, 1):
-        for tensor in stack((pair.content, pair.style), ranks[layer.component], dtype):
+        for tensor in _stacked(pair, ranks[layer.component], dtype):
             data = _bytes(tensor)
             digest.update(data)
             file.write(data)
@@ -68,6 +69,14 @@ def write(
     file.write(digest.hexdigest().encode())
     file.flush()
     return digest.hexdigest()
+
+
+def _stacked(pair: Pair, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The layer's two tensors; an error names it."""
+    try:
+        return stack((pair.content, pair.style), rank, dtype)
+    except OutputError as error:
+        raise OutputError(error.what, where=str(pair.name), advice=error.advice) from error
 
 
 def _shape(pair: Pair) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from typing import Any, NoReturn, TextIO
 
 import click
 
-DONE, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+_LONGEST = 200
 _DEBUG = "LORABAKE_DEBUG"
 
 
@@ -23,7 +24,7 @@ class Frame(click.Group):
         return list(self.commands)
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ANN401 - click's own signature
-        """Run and exit: 0 done, 2 bad usage or bad input, 1 anything else, 130 interrupted."""
+        """Run and exit: 0 done, 2 bad usage or bad input, 1 anything else."""
         kwargs["standalone_mode"] = False
         with warnings.catch_warnings():
             if not os.environ.get(_DEBUG):
@@ -41,7 +42,7 @@ class Frame(click.Group):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return DONE
         except (KeyboardInterrupt, click.Abort):
-            return _say("interrupted", INTERRUPTED)
+            return _say("interrupted", FAILED)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             return DONE
@@ -68,9 +69,14 @@ def _failure(error: Exception) -> int:
 
 
 def _say(message: str, status: int) -> int:
-    """Print an error as one line, whatever breaks it has."""
-    click.echo(f"lorabake: {' '.join(message.split())}", err=True)
+    """Print an error as one line, whatever breaks it has and however long a name in it is."""
+    click.echo(f"lorabake: {' '.join(map(_short, message.split()))}", err=True)
     return status
+
+
+def _short(word: str) -> str:
+    half = _LONGEST // 2
+    return word if len(word) <= _LONGEST else f"{word[:half]}…{word[-half:]}"
 
 
 def _hush() -> None:

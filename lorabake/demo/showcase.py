@@ -105,14 +105,14 @@ def run(
         progress: Called as `progress(stage, done, total)`.
 
     Raises:
-        OutputError: A file exists already or cannot be written.
+        OutputError: One of the three files exists already or cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    files.folder(output)
     model = HERE / "model"
-    path, plan, comparison = (
+    path, plan, comparison = paths = [
         output / name for name in ("bundle.safetensors", "plan.png", "comparison.png")
-    )
-    page = files.check(comparison, force=force)
+    ]
+    *_, page = [files.check(path, force=force) for path in paths]
     content_lora, style_lora = (HERE / "loras" / f"{name}.safetensors" for name in (subject, style))
     report = make(content_lora, style_lora, path, base=model, force=force, progress=progress)
     bundle = load(path)

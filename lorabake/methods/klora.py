@@ -94,8 +94,8 @@ class KLora:
         """Score the layers and derive gamma.
 
         Raises:
-            PairError: The LoRAs share no layer of the denoiser, or gamma has no value because
-                one of them changes nothing there.
+            PairError: The LoRAs share no layer of the denoiser, one of them has values beyond
+                all bounds, or gamma has no value because one of them changes nothing there.
         """
         shared = [pair for pair in pairs if decided(pair)]
         if not shared:
@@ -109,6 +109,7 @@ class KLora:
             return magnitude(*side, device)
 
         found = each(score, sides, device, progress)
+        _check_finite(found)
         scores = list(zip(found[::2], found[1::2], strict=True))
         gamma = _gamma(params.gamma, scores)
         queue = iter(scores)
@@ -116,6 +117,16 @@ class KLora:
         notes = {"gamma": gamma, "layers_chosen": float(len(shared)),
                  "layers_summed": float(len(pairs) - len(shared))}  # fmt: skip
         return Fused(Plan(rules, params.scale(gamma)), notes=notes)
+
+
+def _check_finite(found: Sequence[Magnitude]) -> None:
+    """Content's and style's magnitudes in turns: finite each, and together."""
+    for role, totals in zip(("content", "style"), (found[::2], found[1::2]), strict=True):
+        if not isfinite(sum(side.total for side in totals)):
+            raise PairError(
+                f"the {role} LoRA's weights are too large to be summed",
+                advice="Lower its strength, or check that its training did not diverge",
+            )
 
 
 def _threshold(scores: Scores) -> Rule:
@@ -131,11 +142,9 @@ def _gamma(option: str | float, scores: Sequence[Scores]) -> float:
         return 1.0
     content, style = (sum(side.total for side in sides) for sides in zip(*scores, strict=True))
     for role, total in (("content", content), ("style", style)):
-        if total <= 0 or not isfinite(total):
+        if total <= 0:
             raise PairError(
-                f"the {role} LoRA changes nothing in the layers that both have"
-                if total <= 0
-                else f"the {role} LoRA's weights are too large to be summed",
+                f"the {role} LoRA changes nothing in the layers that both have",
                 where="gamma",
                 advice="Check that its training and its strength are not zero, or set gamma=none",
             )

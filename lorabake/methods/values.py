@@ -9,6 +9,14 @@ from ..errors import RecipeError
 from ..runtime.plan import Pattern, Scale
 
 
+def shown(value: object) -> str:
+    """`value` for a message; numbers of thousands of digits have no decimal form in Python."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"this {type(value).__name__}"
+
+
 def number(name: str, value: object) -> float:
     """`value` as a finite float; integers are numbers, truth values and text are not."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -18,7 +26,7 @@ def number(name: str, value: object) -> float:
         except OverflowError:
             pass
     raise RecipeError(
-        f"{value!r} is not a finite number", where=name, advice="Give one such as 1.5"
+        f"{shown(value)} is not a finite number", where=name, advice="Give one such as 1.5"
     )
 
 
@@ -27,7 +35,9 @@ def positive(name: str, value: object, why: str = "") -> float:
     result = number(name, value)
     if result <= 0:
         raise RecipeError(
-            f"{value!r} must be greater than 0{why}", where=name, advice="Give a number such as 1.5"
+            f"{shown(value)} must be greater than 0{why}",
+            where=name,
+            advice="Give a number such as 1.5",
         )
     return result
 
@@ -36,7 +46,7 @@ def whole(name: str, value: object, least: int, most: int) -> int:
     """`value` as an integer between `least` and `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise RecipeError(
-            f"{value!r} is not a whole number from {least} to {most}",
+            f"{shown(value)} is not a whole number from {least} to {most}",
             where=name,
             advice=f"Give one such as {max(least, 1)}",
         )
@@ -47,7 +57,9 @@ def one_of(name: str, value: object, options: tuple[str, ...]) -> str:
     """`value`, which is one of `options`."""
     if not isinstance(value, str) or value not in options:
         raise RecipeError(
-            f"{value!r} is not possible", where=name, advice=f"Choose from {', '.join(options)}"
+            f"{shown(value)} is not possible",
+            where=name,
+            advice=f"Choose from {', '.join(options)}",
         )
     return value
 

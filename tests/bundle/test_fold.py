@@ -82,8 +82,18 @@ def test_float16_neither_underflows_nor_overflows() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(OutputError, match=r"do not fit into torch.float16.*float32"):
+    with pytest.raises(OutputError, match=r"too large for float16.*float32"):
         fold(factors(1e12, f16, a=100, b=100), f16)
+    with pytest.raises(OutputError, match=r"too small for float16.*float32"):
+        fold(factors(1.0, f32, a=1e-6, b=1e-7), f16)
+    with pytest.raises(OutputError, match=r"too small for float32.*sensible"):
+        fold(factors(1e-320, f32), f32)
+    with pytest.raises(OutputError, match=r"too large for float32.*sensible"):
+        fold(factors(1e300, f32, a=1e30), f32)
+
+
+def test_nothing_is_never_too_small() -> None:
+    assert not product(fold(factors(1.0, f32, a=1e-6, b=0.0), f16)).any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

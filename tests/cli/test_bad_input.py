@@ -23,6 +23,7 @@ FLUX: Shapes = {
     "transformer.transformer_blocks.0.attn.to_q": (16, 16),
     "transformer.single_transformer_blocks.0.attn.to_q": (16, 16),
 }
+NINES = "9" * 5000
 GOOD = ("make", "cat.safetensors", "ink.safetensors", "-o", "out.safetensors")
 
 
@@ -46,6 +47,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "taken.safetensors").write_bytes(b"old")
     (folder / "nothing").mkdir()
     (folder / "broken.toml").write_text("method = ")
+    (folder / "good.toml").write_text('method = "klora"\n')
+    (folder / "long.toml").write_text(f'method = "klora"\n[params]\ngamma = {NINES}\n')
+    (folder / "deep.toml").write_text(f'method = "klora"\n[params]\ngamma = {"[" * 5000}\n')
+    (folder / "demo").mkdir()
+    (folder / "demo" / "plan.png").write_text("mine")
+    (folder / "peft").mkdir()
+    (folder / "peft" / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 2}')
+    shutil.copy(folder / "ink.safetensors", folder / "peft" / "adapter_model.safetensors")
+    (folder / "model").mkdir()
+    (folder / "model" / "model_index.json").write_text("{}")
+    changed(folder, "tiny.safetensors", lambda key, t: t if "alpha" in key else t * 1e-7)
+    changed(folder, "huge.safetensors", lambda key, t: t if "alpha" in key else t * 1e30)
     (folder / "odd.toml").write_text('method = "klora"\n[params]\nalhpa = 1.0\n')
     changed(folder, "nan.safetensors", lambda key, t: t * float("nan"))
     changed(folder, "short.safetensors", lambda key, t: t[:, :-1] if "lora_down" in key else t)
@@ -101,8 +114,22 @@ CASES = {
     "parameter without value": (*GOOD, "--set", "alpha"),
     "parameter out of range": (*GOOD, "--set", "gamma=-1"),
     "parameter of another type": (*GOOD, "--set", "alpha=often"),
+    "parameter of thousands of digits": (*GOOD, "--set", f"gamma={NINES}"),
+    "hexadecimal of thousands of digits": (*GOOD, "--set", f"k=0x{'f' * 5000}"),
+    "parameter of thousands of brackets": (*GOOD, "--set", f"alpha={'[' * 5000}"),
+    "preset with thousands of digits": (*GOOD, "--preset", "long.toml"),
+    "preset with thousands of brackets": (*GOOD, "--preset", "deep.toml"),
+    "no method's name": (*GOOD, "--method", ""),
+    "too small for float16": (*make_with("tiny.safetensors"), "--dtype", "float16"),
+    "too large": (*make_with("huge.safetensors"), "--content-strength", "1e30"),
+    "too large without gamma": (
+        *make_with("huge.safetensors"), "--content-strength", "1e300", "--set", "gamma=none",
+    ),
+    "a strength beyond float32": (*GOOD, "--content-strength", "1e-320"),
     "unknown dtype": (*GOOD, "--dtype", "int8"),
     "unknown device": (*GOOD, "--device", "toaster"),
+    "device without its module": (*GOOD, "--device", "privateuseone"),
+    "device that warns": (*GOOD, "--device", "mkldnn"),
     "strength of zero": (*GOOD, "--content-strength", "0"),
     "strength that is no number": (*GOOD, "--style-strength", "much"),
     "missing base": (*GOOD, "--base", "no-such-folder"),
@@ -111,6 +138,16 @@ CASES = {
     "output in no folder": (*GOOD[:4], "nowhere/out.safetensors"),
     "output is a folder": (*GOOD[:4], "nothing"),
     "output is an input": (*GOOD[:4], "ink.safetensors", "--force"),
+    "output is the preset": (*GOOD[:4], "good.toml", "--preset", "good.toml", "--force"),
+    "output is in an input folder": (
+        "make", "peft", "cat.safetensors", "-o", "peft/adapter_config.json", "--force",
+    ),
+    "output is in the base": (*GOOD[:4], "model/model_index.json", "--base", "model", "--force"),
+    "output is not UTF-8": (*GOOD[:4], "out\udcff.safetensors"),
+    "output of a very long name": (*GOOD[:4], "o" * 5000),
+    "demo over a file of mine": ("demo", "-o", "demo"),
+    "demo into a file": ("demo", "-o", "cat.safetensors"),
+    "demo below a file": ("demo", "-o", "cat.safetensors/demo"),
     "inspect a LoRA": ("inspect", "cat.safetensors"),
     "inspect nothing": ("inspect", "dog.safetensors"),
     "inspect a damaged file": ("inspect", "cut.safetensors"),
@@ -129,7 +166,7 @@ CASES = {
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    return {p.name: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -143,6 +180,7 @@ def test_one_line_and_no_file(
     result = CliRunner().invoke(cli, CASES[case])
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
+    assert len(result.stderr) < 1000
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stderr.startswith("lorabake: ")
     assert "Traceback" not in result.stderr

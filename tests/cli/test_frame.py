@@ -76,7 +76,7 @@ def failing(error: BaseException) -> Frame:
         (ZeroDivisionError("oh"), 1, "lorabake: unexpected ZeroDivisionError: oh"),
         (MemoryError(), 1, "lorabake: not enough memory"),
         (OSError(errno.EIO, "I/O error"), 1, "lorabake: unexpected OSError"),
-        (KeyboardInterrupt(), 130, "lorabake: interrupted"),
+        (KeyboardInterrupt(), 1, "lorabake: interrupted"),
         (BrokenPipeError(), 0, ""),
     ],
 )
