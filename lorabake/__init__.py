@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bake import Report, make
+    from .bake import make
     from .bundle import load
+    from .report import Report
     from .runtime import Bundle, Replay
 
 __all__ = ["Bundle", "Replay", "Report", "load", "make"]
 
 _HOMES = {
-    "make": "bake", "Report": "bake", "load": "bundle", "Bundle": "runtime", "Replay": "runtime",
+    "make": "bake", "Report": "report", "load": "bundle", "Bundle": "runtime", "Replay": "runtime",
 }  # fmt: skip
 
 

@@ -2,77 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import bundle, lora, methods, output, pipelines, recipe
+from . import bundle, checks, lora, methods, output, recipe
 from .device import device as device_named
-from .errors import LoraFileError, PairError, RecipeError, VerifyError, listed
+from .errors import VerifyError
 from .lora import Lora, families
 from .lora.pairs import Pair
-from .lora.source import locate
 from .methods.method import Fused
-from .runtime.manifest import MAX_LAYERS, Layer, Manifest, Source
+from .report import Report
+from .runtime.manifest import Layer, Manifest, Source
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`."""
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-_ROLES = ("content", "style")
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `make` did.
-
-    Attributes:
-        output: The bundle's path as given.
-        method: Fusion method.
-        params: Its parameters, resolved.
-        family: Base model family.
-        base: Base model id, if one was given.
-        dtype: In which the factors are stored.
-        layers: Layers in the bundle.
-        shared: Layers that both LoRAs have.
-        notes: Figures of the method, for example gamma.
-        checks: What was compared after writing, and the worst error found.
-        seconds: Wall-clock time.
-    """
-
-    output: str
-    method: str
-    params: dict[str, Any]
-    family: str
-    base: str | None
-    dtype: str
-    layers: int
-    shared: int
-    notes: dict[str, float]
-    checks: bundle.Checks
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        notes = "".join(
-            f", {name.replace('_', ' ')} {value:.4g}" for name, value in self.notes.items()
-        )
-        return (
-            f"{self.output}: {self.method}, {self.layers} {self.family} layers "
-            f"({self.shared} in both LoRAs){notes}\n"
-            f"verified: {self.checks}\n"
-            f"{self.seconds:.1f} s"
-        )
 
 
 def make(
@@ -138,17 +87,19 @@ def bake(
     """`make` with the method's parameters as a mapping and the strengths as a pair."""
     started = time.perf_counter()
     tell: Progress = progress or (lambda stage, done, total: None)
-    target = output.check(output_path, force=force, inputs=_inputs((content, style), base, preset))
+    target = output.check(
+        output_path, force=force, inputs=checks.inputs((content, style), base, preset)
+    )
     chosen = recipe.resolve(method, preset, params)
-    wanted, where = _dtype(dtype), device_named(device)
-    _check_strengths(strengths)
+    wanted, where = checks.storage(dtype), device_named(device)
+    checks.strengths(strengths)
 
     loras = lora.read_both(content, style)
     pairs = bundle.complete(lora.pair(*loras))
-    _check_size(pairs)
+    checks.size(pairs)
     pairs = bundle.strengthen(pairs, strengths)
     if base is not None:
-        _check_base(base, pairs)
+        checks.base(base, pairs)
     fused = methods.get(chosen.method).fuse(
         pairs, chosen.params, device=where, progress=partial(tell, "fusing")
     )
@@ -156,7 +107,7 @@ def bake(
     total = (strengths[0] * fused.strengths[0], strengths[1] * fused.strengths[1])
     manifest = _manifest(chosen, loras, pairs, fused, total, base)
     wanted = wanted or bundle.widest(_dtypes(pairs))
-    checks = _write(target, manifest, pairs, wanted, tell)
+    verified = _write(target, manifest, pairs, wanted, tell)
     return Report(
         output=str(output_path),
         method=chosen.method,
@@ -167,7 +118,7 @@ def bake(
         layers=len(pairs),
         shared=sum(pair.both for pair in pairs),
         notes=fused.notes or {},
-        checks=checks,
+        checks=verified,
         seconds=round(time.perf_counter() - started, 3),
     )
 
@@ -187,10 +138,10 @@ def _write(
         digest = bundle.write(
             file, manifest, pairs, dtype, metadata=metadata, progress=partial(tell, "writing")
         )
-        checks = bundle.compare(Path(file.name), pairs, partial(tell, "verifying"))
-        if checks.digest != digest:
+        verified = bundle.compare(Path(file.name), pairs, partial(tell, "verifying"))
+        if verified.digest != digest:
             raise VerifyError(f"{target}: the digest in the file is not that of its tensors.")
-        return checks
+        return verified
 
 
 def _manifest(
@@ -208,7 +159,7 @@ def _manifest(
     ]
     sources = [
         Source(role=role, strength=strength, **asdict(one.provenance))
-        for role, strength, one in zip(_ROLES, strengths, loras, strict=True)
+        for role, strength, one in zip(checks.ROLES, strengths, loras, strict=True)
     ]
     return Manifest(
         method=chosen.method,
@@ -222,16 +173,6 @@ def _manifest(
     )
 
 
-def _check_base(base: str | Path, pairs: Sequence[Pair]) -> None:
-    wrong = pipelines.misfits(base, pairs)
-    if wrong:
-        raise PairError(
-            f"{len(wrong)} of {len(pairs)} layers do not fit the base model: {listed(wrong, 3)}",
-            where=str(base),
-            advice="Name the base model that the LoRAs were trained on",
-        )
-
-
 def _base_id(base: str | Path | None) -> str | None:
     """What a bundle calls its base: an id as it is, a folder by its name, never by its path."""
     if base is None:
@@ -240,47 +181,6 @@ def _base_id(base: str | Path | None) -> str | None:
     return path.resolve().name if path.is_dir() else str(base)
 
 
-def _inputs(
-    loras: Sequence[str | Path], base: str | Path | None, preset: str | None
-) -> tuple[Path, ...]:
-    """The local files and folders that a bake reads, as far as there are any."""
-    own = [preset] if preset and preset.endswith(".toml") else []
-    found = [Path(source) for source in (*loras, *own, *([base] if base else []))]
-    for source in loras:
-        # A LoRA's file may lie outside its folder, behind a link. What is wrong with a source,
-        # reading it tells; a hub id cannot be the output.
-        with contextlib.suppress(LoraFileError, OSError, RuntimeError):
-            found += [locate(source).path] if Path(source).expanduser().exists() else []
-    return tuple(found)
-
-
-def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
-    known = {key: value for value in _DTYPES for key in (value, str(value)[6:])}
-    if name is not None and name not in known:
-        raise RecipeError(
-            f"there is no dtype {name} for bundles",
-            advice="Choose float16, bfloat16 or float32",
-        )
-    return None if name is None else known[name]
-
-
 def _dtypes(pairs: Sequence[Pair]) -> set[torch.dtype]:
     loras = (source for pair in pairs for source in (pair.content, pair.style) if source)
     return {tensor.dtype for source in loras for tensor in (source.down, source.up)}
-
-
-def _check_size(pairs: Sequence[Pair]) -> None:
-    if len(pairs) > MAX_LAYERS:
-        raise PairError(
-            f"the two LoRAs change {len(pairs)} layers, a bundle has room for {MAX_LAYERS}",
-            advice="Check that they are LoRAs of a diffusion model",
-        )
-
-
-def _check_strengths(strengths: tuple[float, float]) -> None:
-    for role, strength in zip(_ROLES, strengths, strict=True):
-        if not (math.isfinite(strength) and strength > 0):
-            raise RecipeError(
-                f"must be a number above 0, not {strength}", where=f"{role} strength",
-                advice="1 is the LoRA as it was trained",
-            )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from matplotlib.patches import Patch
 from . import output
 from .parts import part
 from .runtime import Bundle
+from .runtime.errors import shortened
 
 _COLOURS = {"content": "#3b6fb6", "style": "#f2a33a", "both": "#d9d9d9"}
 _BOTH = 2
@@ -44,15 +46,13 @@ def plot(
     columns = [bundle.select(layer, steps) for layer in layers]
     cells = np.array([[_BOTH if c is None else c for c in column] for column in columns]).T
     share = {name: float((cells == i).mean()) for i, name in enumerate(_COLOURS)}
-    figure = _draw(
-        cells,
-        [part(layer.component, layer.module) for layer in layers],
-        share,
-        bundle.manifest.method,
-    )
+    groups = [part(layer.component, layer.module) for layer in layers]
     picture = io.BytesIO()
-    # Without a fixed entry the PNG would name the version of matplotlib.
-    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": "lorabake"})
+    # Texts come from the bundle: a $ in them must not start a formula.
+    with rc_context({"text.parse_math": False}):
+        figure = _draw(cells, groups, share, shortened(bundle.manifest.method, 60))
+        # Without a fixed entry the PNG would name the version of matplotlib.
+        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": "lorabake"})
     with output.replacing(target) as file:
         file.write(picture.getvalue())
     return share

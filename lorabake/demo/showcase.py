@@ -13,13 +13,14 @@ import torch
 from PIL.Image import Image
 
 from .. import output as files
-from ..bake import Report, make
+from ..bake import make
 from ..bundle import load
 from ..pipelines.generate import variants
 from ..pipelines.load import load as load_pipeline
 from ..pipelines.quiet import quiet
 from ..pipelines.sheet import sheet
 from ..plots import plot
+from ..report import Report
 from .scorer import score
 
 HERE = Path(__file__).parent

@@ -1,0 +1,54 @@
+"""What a bake did."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .bundle import Checks
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `make` did.
+
+    Attributes:
+        output: The bundle's path as given.
+        method: Fusion method.
+        params: Its parameters, resolved.
+        family: Base model family.
+        base: Base model id, if one was given.
+        dtype: In which the factors are stored.
+        layers: Layers in the bundle.
+        shared: Layers that both LoRAs have.
+        notes: Figures of the method, for example gamma.
+        checks: What was compared after writing, and the worst error found.
+        seconds: Wall-clock time.
+    """
+
+    output: str
+    method: str
+    params: dict[str, Any]
+    family: str
+    base: str | None
+    dtype: str
+    layers: int
+    shared: int
+    notes: dict[str, float]
+    checks: Checks
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        notes = "".join(
+            f", {name.replace('_', ' ')} {value:.4g}" for name, value in self.notes.items()
+        )
+        return (
+            f"{self.output}: {self.method}, {self.layers} {self.family} layers "
+            f"({self.shared} in both LoRAs){notes}\n"
+            f"verified: {self.checks}\n"
+            f"{self.seconds:.1f} s"
+        )
