@@ -71,6 +71,12 @@ def test_same_plan_same_picture(bundle: Bundle, tmp_path: Path) -> None:
     assert sha256(tmp_path / "a.png") == sha256(tmp_path / "b.png")
 
 
+@pytest.mark.parametrize("method", ["$\\frac{$", "$x^2$ costs $5", "a" * 5000])
+def test_a_name_is_never_a_formula(bundle: Bundle, tmp_path: Path, method: str) -> None:
+    plots.plot(replace(bundle, manifest=replace(bundle.manifest, method=method)), tmp_path / "x")
+    assert colours(tmp_path / "x")[STYLE] > 0
+
+
 def test_the_bundle_is_not_painted_over(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="one of the inputs"):
         plots.plot(bundle, bundle.path, force=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+from pathlib import Path
 
 import click
 
@@ -11,12 +13,29 @@ from . import options
 from .bar import bar
 
 
+def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter("a finite number is needed.", ctx, param)
+    return value
+
+
+def _text(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    # Bytes that are no UTF-8 come as lone surrogates, which no tokeniser takes.
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError as error:
+        raise click.BadParameter("it is not UTF-8 text.", ctx, param) from error
+    return value
+
+
 @click.command()
 @click.argument("bundle")
 @click.option("--base", required=True, metavar="DIR|ID", help="Base model in diffusers format.")
-@click.option("--prompt", required=True, help="What to paint, with the trigger words in it.")
+@click.option(
+    "--prompt", required=True, callback=_text, help="What to paint, with the trigger words in it."
+)
 @options.output("PNG")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option(
     "--count", type=click.IntRange(1, 1000), default=1, show_default=True,
     help="Number of images, on one sheet; seeds count up from --seed.",
@@ -26,8 +45,10 @@ from .bar import bar
     help="Labelled columns: base, content only, style only, direct merge, bundle.",
 )  # fmt: skip
 @options.steps
-@click.option("--guidance", type=float, help="Guidance scale (default: the pipeline's).")
-@click.option("--negative-prompt", help="What not to paint.")
+@click.option(
+    "--guidance", type=float, callback=_finite, help="Guidance scale (default: the pipeline's)."
+)
+@click.option("--negative-prompt", callback=_text, help="What not to paint.")
 @click.option("--width", type=click.IntRange(8))
 @click.option("--height", type=click.IntRange(8))
 @click.option("--content-strength", type=float, default=1.0, show_default=True)
@@ -66,8 +87,11 @@ def generate(
     from ..bundle import load
     from ..device import device as device_named
 
+    if (width is None) != (height is None):
+        # Some pipelines take their own size for both then, in silence.
+        raise click.UsageError("Give --width and --height together.", click.get_current_context())
     found = load(bundle)
-    target = outputs.check(output, force=force, inputs=(found.path,))
+    target = outputs.check(output, force=force, inputs=(found.path, Path(base)))
     seeds = range(seed, seed + count)
     with bar(quiet=quiet) as progress:
         images = pipelines.generate(

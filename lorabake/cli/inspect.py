@@ -39,7 +39,9 @@ def _page(found: dict[str, Any], steps: int) -> list[str]:
     ]
     if found["gamma"] is not None:
         lines.append(f"gamma    {found['gamma']:.4g}")
-    return [*lines, "", *_table(found["layers"], steps)]
+    # Names and words are a stranger's: no control characters for the terminal.
+    plain = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
+    return [*plain, "", *_table(found["layers"], steps)]
 
 
 def _source(source: dict[str, Any]) -> str:

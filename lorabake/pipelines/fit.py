@@ -11,8 +11,7 @@ import torch
 
 from ..errors import BaseModelError
 from ..lora.pairs import Pair
-from .load import folder, index, refused
-from .quiet import quiet
+from .load import check_parts, folder, index, loading
 
 
 def misfits(base: str | Path, pairs: Sequence[Pair]) -> list[str]:
@@ -42,6 +41,7 @@ def misfits(base: str | Path, pairs: Sequence[Pair]) -> list[str]:
             found.append(f"{pair.name} (the model has no {component})")
             continue
         if component not in shapes:
+            check_parts(path, component)
             shapes[component] = _shapes(path / component, *parts[component])
         source = pair.content or pair.style
         wanted = source.shape if source is not None else ()
@@ -61,16 +61,12 @@ def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _shapes(path: Path, library: str, kind: str) -> dict[str, tuple[int, ...]]:
     """Weight shapes by module path of one component."""
-    try:
-        with quiet(), torch.device("meta"):
-            model = _build(path, library, kind)
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
-        raise refused(path, error) from error
-    return {
-        name.removesuffix(".weight"): tuple(weight.shape)
-        for name, weight in model.named_parameters()
-        if name.endswith(".weight")
-    }
+    with loading(path), torch.device("meta"):
+        return {
+            name.removesuffix(".weight"): tuple(weight.shape)
+            for name, weight in _build(path, library, kind).named_parameters()
+            if name.endswith(".weight")
+        }
 
 
 def _build(path: Path, library: str, kind: str) -> Any:  # noqa: ANN401 - a model of either library

@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 
 from ..runtime import Bundle
+from ..runtime.overrides import STRENGTHS, strength
 from ..runtime.plan import Constant
 from .load import load
 from .render import render
@@ -48,9 +49,12 @@ def generate(
         Label → one image per seed; only the method's name as label unless `compare`.
 
     Raises:
-        BaseModelError: The base model cannot be loaded.
+        BaseModelError: The base model cannot be loaded, or not be called with these options.
         AttachError: The bundle does not fit it.
+        OverrideError: A strength or the number of steps is out of range.
     """
+    for name, value in zip(STRENGTHS, strengths, strict=True):
+        strength(name, value)  # now, rather than after a large model is loaded
     pipe = load(base, device=device, dtype=dtype)
     wanted = variants(bundle) if compare else {bundle.manifest.method: bundle}
     images: dict[str, list[Image]] = {}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..errors import BaseModelError
-from .quiet import quiet
+from ..errors import BaseModelError, listed
+from .blame import blame
+from .kind import check_kind
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = "model_index.json"
@@ -26,24 +29,24 @@ def load(base: str | Path, *, device: torch.device, dtype: torch.dtype | None = 
 
     Raises:
         BaseModelError: The folder does not exist or is not in diffusers format, the model lacks
-            files, or the hub cannot be reached.
+            files, is damaged or not for text-to-image, or the hub cannot be reached.
     """
     where = folder(base) or str(base)
     if dtype is None:
         dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    with quiet():
+    if isinstance(where, Path):
+        # A filter that paints images black belongs to a service, so nobody needs to have it.
+        check_parts(where, *(index(where).keys() - {"safety_checker"}))
+    with loading(base):
         from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-        try:
-            config: dict[str, Any] = DiffusionPipeline.load_config(where)  # pyright: ignore[reportAssignmentType] - a dict unless asked for more
-            # A filter that paints images black belongs to a service, not to a comparison.
-            checker = {"safety_checker": None} if "safety_checker" in config else {}
-            pipe = DiffusionPipeline.from_pretrained(
-                where, torch_dtype=dtype, use_safetensors=True, **checker
-            )
-        except (OSError, ValueError, AttributeError, ImportError) as error:
-            raise refused(base, error) from error
-    pipe.set_progress_bar_config(disable=True)
+        config: dict[str, Any] = DiffusionPipeline.load_config(where)  # pyright: ignore[reportAssignmentType] - a dict unless asked for more
+        check_kind(config, str(base))
+        checker = {"safety_checker": None} if "safety_checker" in config else {}
+        pipe = DiffusionPipeline.from_pretrained(
+            where, torch_dtype=dtype, use_safetensors=True, **checker
+        )
+        pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
 
@@ -53,16 +56,17 @@ def folder(base: str | Path) -> Path | None:
     Raises:
         BaseModelError: Neither a folder in diffusers format nor like an id.
     """
-    path = Path(base)
-    if path.is_dir():
-        if not (path / _INDEX).is_file():
+    # These three of os.path raise for no name, however long or odd.
+    name = os.path.expanduser(base)  # noqa: PTH111
+    if os.path.isdir(name):  # noqa: PTH112
+        if not os.path.isfile(os.path.join(name, _INDEX)):  # noqa: PTH113, PTH118
             raise BaseModelError(
                 f"is not a model in diffusers format (it has no {_INDEX})",
                 where=str(base),
                 advice="Name the folder that holds unet or transformer, vae and scheduler",
             )
-        return path
-    if path.is_file():
+        return Path(name)
+    if os.path.isfile(name):  # noqa: PTH113
         raise BaseModelError(
             "is a file, not a model folder in diffusers format",
             where=str(base),
@@ -81,19 +85,33 @@ def index(path: Path) -> dict[str, tuple[str, str]]:
     Raises:
         BaseModelError: The index cannot be read.
     """
-    try:
+    with loading(path):
         found = json.loads((path / _INDEX).read_text(encoding="utf-8"))
-        items = [(k, v) for k, v in found.items() if isinstance(v, list) and len(v) == 2 and v[0]]
-    except (OSError, ValueError, AttributeError) as error:
-        raise refused(path, error) from error
-    return {name: (str(library), str(kind)) for name, (library, kind) in items}
+        items = [(k, v) for k, v in found.items() if isinstance(v, list) and len(v) == 2]
+        return {k: (v[0], v[1]) for k, v in items if k[0] != "_" and {*map(type, v)} == {str}}
 
 
-def refused(base: str | Path, error: Exception) -> BaseModelError:
-    """The error for a model that its library does not load."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return BaseModelError(
-        f"cannot be loaded ({reason.rstrip('.') or type(error).__name__})",
+def check_parts(path: Path, *names: str) -> None:
+    """Refuse a local model without these folders; diffusers makes up empty tokenisers.
+
+    Raises:
+        BaseModelError: One is not there.
+    """
+    if missing := sorted(name for name in names if not os.path.isdir(path / name)):  # noqa: PTH112
+        raise BaseModelError(
+            f"lacks the folder of its part {listed(missing)}",
+            where=str(path),
+            advice="Save or download the whole model again",
+        )
+
+
+def loading(base: str | Path) -> AbstractContextManager[None]:
+    """What the libraries raise inside means that this base model cannot be loaded."""
+    local = os.path.isdir(os.path.expanduser(base))  # noqa: PTH111, PTH112
+    return blame(
+        "cannot be loaded as a diffusers model",
         where=str(base),
-        advice="Check the name and the connection, or name a local folder in diffusers format",
+        advice="The folder is damaged, incomplete or of another kind; save or download it again"
+        if local
+        else "Check the name and the connection, or name a local folder in diffusers format",
     )

@@ -102,16 +102,31 @@ class Bundle:
         return torch.tensor([[choice == STYLE for choice in row] for row in rows])
 
     def verify(self) -> None:
-        """Check the tensor bytes against the manifest's digest.
+        """Check the tensor bytes against the manifest's digest, and that all are finite.
 
         Raises:
-            BundleError: They differ.
+            BundleError: They differ, or are not.
         """
         if self._file.digest() != self.manifest.digest:
             raise BundleError(
                 "its tensors are not those it was made with (the digest differs)",
                 where=str(self.path),
                 advice=_AGAIN,
+            )
+        self.check_finite()
+
+    def check_finite(self) -> None:
+        """Read every tensor for NaN and infinity, which would spread over a whole image.
+
+        Raises:
+            BundleError: One is not finite.
+        """
+        keys = (key for layer in self.manifest.layers for key in (layer.down, layer.up))
+        if odd := [key for key in keys if not self._file.finite(key)]:
+            raise BundleError(
+                f"tensors hold NaN or infinity: {listed(odd)}",
+                where=str(self.path),
+                advice="Make the bundle again, from LoRAs whose weights are finite",
             )
 
     def attach(
@@ -135,6 +150,7 @@ class Bundle:
         Raises:
             AttachError: The bundle does not fit the pipeline, or one is attached already; the
                 pipeline is as it was.
+            BundleError: A tensor is not finite; likewise.
             OverrideError: A value is unknown or out of range.
         """
         from .replay import attach
@@ -148,7 +164,7 @@ def read(path: str | PathLike[str], *, verify: bool = False) -> Bundle:
 
     Args:
         path: A file on this machine.
-        verify: Also check the digest, which reads the whole file.
+        verify: Also check digest and finiteness, which reads the whole file.
 
     Raises:
         BundleError: It is no bundle (an ordinary LoRA, for example), damaged, or too new.

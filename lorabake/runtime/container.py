@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
+from stat import S_ISREG
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -13,6 +16,7 @@ from .errors import BundleError
 MAX_HEADER = 25_000_000
 DTYPES = ("F32", "F16", "BF16", "F64")
 
+_PATH = "Check the path of the bundle"
 _AGAIN = "The file is damaged or incomplete; download or make it again"
 
 
@@ -51,6 +55,10 @@ class Container:
         """A tensor on the CPU, backed by the file."""
         return self._file.get_tensor(key)
 
+    def finite(self, key: str) -> bool:
+        """Whether a tensor holds neither NaN nor infinity."""
+        return all(math.isfinite(bound) for bound in torch.aminmax(self.tensor(key)))
+
     def digest(self) -> str:
         """SHA-256 of all bytes after the header, in hex."""
         with self.path.open("rb") as file:
@@ -60,13 +68,15 @@ class Container:
 
 def _header_size(path: Path) -> int:
     try:
+        if not S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise BundleError("it is not a regular file", where=str(path), advice=_PATH)
         with path.open("rb") as file:
             head, size = file.read(9), file.seek(0, 2)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for a path with a null character
         raise BundleError(
-            f"it cannot be opened ({error.strerror})",
+            f"it cannot be opened ({getattr(error, 'strerror', error)})",
             where=str(path),
-            advice="Check the path of the bundle",
+            advice=_PATH,
         ) from error
     header = int.from_bytes(head[:8], "little")
     if len(head) < 9 or header > size - 8 or head[8:] != b"{":

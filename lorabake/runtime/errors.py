@@ -22,6 +22,7 @@ class UserError(LorabakeError):
 
     def __init__(self, what: str, *, where: str = "", advice: str = "") -> None:
         self.what, self.where, self.advice = what, where, advice
+        what, where, advice = map(shortened, (what, where, advice))
         message = f"{where}: {what}" if where else what
         super().__init__(f"{message}. {advice}" if advice else f"{message}.")
 
@@ -36,6 +37,12 @@ class AttachError(UserError):
 
 class OverrideError(UserError):
     """A value given at load time is unknown or out of range for this bundle's plan."""
+
+
+def shortened(text: str, limit: int = 500) -> str:
+    """Text for a message, cut in the middle: its ends tell most, and it may be a stranger's."""
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} … {text[-half:]}"
 
 
 def listed(names: list[str], limit: int = 5) -> str:

@@ -18,15 +18,19 @@ def refuse(what: str) -> BundleError:
 
 
 def parse(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """JSON without its traps: no NaN or Inf, no repeated names, no bottomless nesting.
+    """JSON without its traps: no NaN, Inf, repeated names, bottomless nesting or lone surrogates.
 
     Raises:
         BundleError: The text is not such JSON.
     """
     try:
-        return json.loads(
+        value = json.loads(
             text, parse_constant=_not_a_number, parse_float=_finite, object_pairs_hook=_unique
         )
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        raise refuse("a string in it is not Unicode text (it has a lone surrogate)") from error
     except (ValueError, RecursionError) as error:
         raise refuse(f"it is not valid JSON ({error})") from error
 

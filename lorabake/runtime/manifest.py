@@ -17,6 +17,8 @@ FORMAT = (1, 0)
 MAX_LAYERS = 10_000
 MAX_RANK = 32_768
 MAX_BINS = 10_000
+MAX_GATE = 10_000
+"""Far beyond what shows anything but noise, far below what makes a weight infinite."""
 DENOISERS = ("unet", "transformer")
 """The components that have a clock; the layers of any other are applied all the time."""
 
@@ -97,9 +99,11 @@ def dumps(manifest: Manifest) -> str:
         "digest": manifest.digest,
     }
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        # A file name that is not UTF-8 reaches us as lone surrogates, which no reader takes.
+        plain = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
     except (TypeError, ValueError) as error:
         raise refuse(f"a value cannot be written as JSON ({error})") from error
+    text = json.dumps(json.loads(plain), sort_keys=True, separators=(",", ":"))
     loads(text)
     return text
 
@@ -211,7 +215,10 @@ def _rule(of: Fields) -> Rule:
     if len(kinds) != 1:
         raise refuse(f"{of.path('rule')} must be exactly one of gates, scores, select")
     if kinds == ["gates"]:
-        return Constant(of.numbers("gates", 2))
+        gates = of.numbers("gates", 2)
+        if max(map(abs, gates)) > MAX_GATE:
+            raise of.wrong("gates", f"a list of 2 numbers from -{MAX_GATE} to {MAX_GATE}")
+        return Constant(gates)
     if kinds == ["scores"]:
         content, style = of.numbers("scores", 2)
         if min(content, style) < 0:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from .errors import OverrideError, listed
-from .manifest import Manifest
+from .manifest import MAX_GATE, Manifest
 from .plan import Pattern, Scale, Threshold
 
 SCALE = ("pattern", "alpha", "beta", "gamma")
@@ -54,6 +54,13 @@ def number(name: str, value: object) -> float:
     except (TypeError, ValueError, OverflowError):
         pass
     raise _range(name, value, "a finite number")
+
+
+def strength(name: str, value: object) -> float:
+    """A factor on a source, or an `OverrideError` that names it."""
+    if abs(found := number(name, value)) > MAX_GATE:
+        raise _range(name, value, f"a number from -{MAX_GATE} to {MAX_GATE}")
+    return found
 
 
 def chosen(name: str, value: object, among: tuple[str, ...]) -> Any:  # noqa: ANN401 - a Literal

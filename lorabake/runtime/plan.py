@@ -22,7 +22,10 @@ class Scale:
 
     Attributes:
         pattern: `linear`: S = alpha·p + beta (eq. 7); `modulo`: S* = (alpha·p + beta) mod alpha
-            (supplement), which spends more of the early blocks on style.
+            (supplement). From beta < alpha both start alike; where S reaches alpha, S* falls to 0
+            and rises again. With alpha 1.5: for beta 0.5 at p = 2/3, from where it stays below
+            0.5, so the last third leans to content; for beta 1.3 at p = 2/15, so only the first
+            steps (S* from 1.3) and the last (up to 1.3) lean to style.
         alpha: Slope; greater than 0 for `modulo`.
         beta: Offset.
         gamma: Ratio of the two LoRAs' total magnitudes (eq. 9), greater than 0.

@@ -15,7 +15,7 @@ from .bundle import Bundle
 from .clock import Clock
 from .errors import AttachError, listed
 from .fit import components, compute_dtype, fit, plain, shared_weights
-from .overrides import STRENGTHS, chosen, number, scale_with
+from .overrides import STRENGTHS, chosen, scale_with, strength
 from .patch import Fused, Gates, Hooked, Patchable
 from .plan import Constant, Scale, gates
 
@@ -100,6 +100,7 @@ class Replay:
         """Check that the bundle fits, then patch the layers and set the clock going."""
         roots = components(self._bundle, self._pipe)
         modules = fit(self._bundle, self._pipe, roots)
+        self._bundle.check_finite()
         self._hold(roots)
         denoiser = next(iter(roots))
         clock = Clock(roots[denoiser], lambda: self._pipe.scheduler)
@@ -190,7 +191,7 @@ def attach(
     """Attach a bundle to a pipeline; see `Bundle.attach`, which is the public form."""
     chosen("mode", mode, get_args(Mode))
     scale = scale_with(bundle.manifest, overrides)
-    replay = Replay(bundle, pipe, scale, tuple(number(n, strengths[n]) for n in STRENGTHS))
+    replay = Replay(bundle, pipe, scale, tuple(strength(n, strengths[n]) for n in STRENGTHS))
     try:
         replay.start(mode)
     except BaseException:

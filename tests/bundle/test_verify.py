@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import struct
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,20 @@ def test_a_flipped_bit(paths: tuple[Path, Path, Path]) -> None:
     paths[2].write_bytes(raw)
     with pytest.raises(BundleError, match="digest differs"):
         verify(paths[2])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_under_a_right_digest(
+    paths: tuple[Path, Path, Path], value: float
+) -> None:
+    out = paths[2]
+    old = lorabake.load(out).manifest.digest
+    raw = bytearray(out.read_bytes())
+    raw[-4:] = struct.pack("<f", value)
+    data = raw[8 + int.from_bytes(raw[:8], "little") :]
+    out.write_bytes(raw.replace(old.encode(), hashlib.sha256(data).hexdigest().encode()))
+    with pytest.raises(BundleError, match="NaN or infinity: lora_unet"):
+        verify(out)
 
 
 def test_what_was_written_wrong_is_found(paths: tuple[Path, Path, Path]) -> None:

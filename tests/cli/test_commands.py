@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import lorabake
 from lorabake.cli import cli
@@ -82,6 +83,13 @@ def test_inspect() -> None:
     assert "method   klora" in text
     for part in ("down 0", "mid", "up 1", "all"):
         assert f"\n{part} " in text
+
+
+def test_inspect_keeps_a_strangers_terminal_codes_away(folder: Path) -> None:
+    metadata = {"modelspec.trigger_phrase": "sbu\x1b[2J"}
+    save_file(load_file(folder / "cat.safetensors"), folder / "odd.safetensors", metadata)
+    run("make", "odd.safetensors", "ink.safetensors", "-o", "odd_bundle.safetensors")
+    assert "sbu?[2J" in run("inspect", "odd_bundle.safetensors").stdout
 
 
 @pytest.mark.usefixtures("folder")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from lorabake.cli import cli
@@ -75,6 +76,7 @@ def failing(error: BaseException) -> Frame:
         (VerifyError("not what went in"), 1, "lorabake: not what went in"),
         (ZeroDivisionError("oh"), 1, "lorabake: unexpected ZeroDivisionError: oh"),
         (MemoryError(), 1, "lorabake: not enough memory"),
+        (torch.OutOfMemoryError("CUDA"), 1, "lorabake: not enough memory"),
         (OSError(errno.EIO, "I/O error"), 1, "lorabake: unexpected OSError"),
         (KeyboardInterrupt(), 1, "lorabake: interrupted"),
         (BrokenPipeError(), 0, ""),

@@ -9,7 +9,7 @@ from PIL import Image
 
 import lorabake
 from lorabake import pipelines
-from lorabake.errors import AttachError, BaseModelError
+from lorabake.errors import AttachError, BaseModelError, OverrideError
 from lorabake.pipelines.generate import variants
 from lorabake.runtime import Bundle
 
@@ -82,7 +82,7 @@ def test_bases_that_cannot_be_loaded(bundle: Bundle, model: Path, tmp_path: Path
         (tmp_path, "no model_index.json"),
         (tmp_path / "nowhere", "no such folder"),
         (bundle.path, "is a file"),
-        (tmp_path / "hollow", "cannot be loaded"),
+        (tmp_path / "hollow", "lacks the folder of its part scheduler, text_encoder, "),
         ("not an id", "no such folder"),
     ):
         with pytest.raises(BaseModelError, match=message):
@@ -106,6 +106,17 @@ def test_a_bundle_for_another_model(bundle: Bundle, tmp_path: Path) -> None:
 def test_an_option_that_the_pipeline_lacks(model: Path, bundle: Bundle) -> None:
     with pytest.raises(BaseModelError, match="does not take true_cfg_scale"):
         pipelines.generate(bundle, model, PROMPT, device=CPU, true_cfg_scale=2.0)
+
+
+def test_more_steps_than_the_scheduler_has(model: Path, bundle: Bundle) -> None:
+    with pytest.raises(OverrideError, match="1001 is more than the scheduler's num_train_timestep"):
+        pipelines.generate(bundle, model, PROMPT, device=CPU, num_inference_steps=1001)
+
+
+def test_strengths_are_checked_before_the_model_is_loaded(bundle: Bundle) -> None:
+    for bad in (1e308, float("nan")):
+        with pytest.raises(OverrideError, match=r"style_strength: .* is out of range"):
+            pipelines.generate(bundle, "no model", PROMPT, device=CPU, strengths=(1.0, bad))
 
 
 def test_sheets() -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lorabake.errors import AttachError, OverrideError
+from lorabake.errors import AttachError, BundleError, OverrideError
 from lorabake.runtime import Bundle, read
 from lorabake.runtime.patch import Fused, Hooked
 
@@ -256,6 +258,7 @@ def test_not_a_pipeline(pipe: Any, tmp_path: Path) -> None:
         ({"pattern": "modulus"}, "Did you mean modulo?"),
         ({"pattern": 3}, "Choose one of linear, modulo"),
         ({"content_strength": float("inf")}, "content_strength: inf is out of range"),
+        ({"style_strength": 1e308}, "1e+308 is out of range. Give a number from -10000 to 10000"),
         ({"mode": "fuse"}, "Did you mean fused?"),
     ],
 )
@@ -267,6 +270,20 @@ def test_overrides_out_of_range(
     with pytest.raises(OverrideError) as caught:
         bundle.attach(pipe, **given)
     assert message in str(caught.value)
+    assert state(pipe) == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_that_are_not_finite(pipe: Any, tmp_path: Path, mode: Any, value: float) -> None:
+    bundle, _ = bundle_for(pipe, tmp_path)
+    tensors = load_file(bundle.path)
+    tensors["layer1.lora_B.weight"][-1, 0] = value
+    with safe_open(bundle.path, "pt") as file:
+        save_file(tensors, tmp_path / "odd.safetensors", file.metadata())
+    before = state(pipe)
+    with pytest.raises(BundleError, match=r"NaN or infinity: layer1.lora_B.weight"):
+        read(tmp_path / "odd.safetensors").attach(pipe, mode)
     assert state(pipe) == before
 
 

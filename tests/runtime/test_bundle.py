@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,13 @@ def test_no_selection_in_a_direct_merge(path: Path, tmp_path: Path) -> None:
         direct.selection(50)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "~nosuchuser/x", "a\0b", "", "x/" * 2500])
+def test_names_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(BundleError, match="cannot be opened|not a regular file") as caught:
+        read(name)
+    assert len(str(caught.value)) < 700
+
+
 def resaved(edit: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]) -> Any:
     """The file after an edit of its tensors and manifest, as another tool might save it."""
 
@@ -116,7 +124,8 @@ def no_lora(path: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
     "absent": (Path.unlink, "cannot be opened"),
-    "folder": (lambda path: (path.unlink(), path.mkdir()), "cannot be opened"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "is not a regular file"),
+    "pipe": (lambda path: (path.unlink(), os.mkfifo(path)), "is not a regular file"),
     "empty": (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
     "text": (lambda path: path.write_text("<html>no such page</html>"), "not a whole safetensors"),
     "pickle": (pickled, "not a whole safetensors file"),

@@ -64,6 +64,8 @@ def edited(*path: Any, to: Any = None) -> Callable[[dict[str, Any]], None]:
 
 BAD = {
     "no method": (edited("method"), "method is missing"),
+    "method is no text": (edited("method", to="\ud800"), "lone surrogate"),
+    "a name is no text": (edited("params", to={"\udfff": 1}), "lone surrogate"),
     "method is a number": (edited("method", to=3), "method must be a string"),
     "params is a list": (edited("params", to=[1]), "params must be an object"),
     "format": (edited("format", to="1"), "format must be a version"),
@@ -90,6 +92,7 @@ BAD = {
     "two rules": (edited("layers", 1, "gates", to=[1, 1]), "exactly one of"),
     "negative score": (edited("layers", 1, "scores", to=[-1, 1]), "not negative"),
     "score is text": (edited("layers", 1, "scores", to=["1", 1]), "a list of 2 numbers"),
+    "huge gate": (edited("layers", 0, "gates", to=[1e308, 1]), "from -10000 to 10000"),
     "huge score": (edited("layers", 1, "scores", to=[10**400, 1]), "a list of 2 numbers"),
     "select": (edited("layers", 3, "select", to="012"), "select must be"),
     "empty select": (edited("layers", 3, "select", to=""), "select must be"),
@@ -123,6 +126,13 @@ def test_null_scale_with_scores() -> None:
 def test_hostile_json(text: str) -> None:
     with pytest.raises(BundleError, match="manifest"):
         loads(text)
+
+
+def test_a_name_that_is_no_text_is_written_as_text() -> None:
+    """A file name that is not UTF-8 reaches Python as lone surrogates."""
+    odd = replace(MANIFEST.sources[0], name="a\udce9b")
+    text = dumps(replace(MANIFEST, sources=(odd, MANIFEST.sources[1])))
+    assert loads(text).sources[0].name == "a?b"
 
 
 def test_versions() -> None:

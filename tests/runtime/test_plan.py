@@ -14,6 +14,18 @@ def test_scale() -> None:
     assert [modulo.at(p) for p in steps_of(4)] == pytest.approx([2.6, 0.35, 1.1, 1.85])
 
 
+def test_where_the_two_patterns_part() -> None:
+    """What `Scale` says of them, for the paper's alpha and its two betas."""
+    for beta, turn in ((0.5, Fraction(2, 3)), (1.3, Fraction(2, 15))):
+        linear, modulo = Scale("linear", 1.5, beta, 1.0), Scale("modulo", 1.5, beta, 1.0)
+        for p in steps_of(1000):
+            if p < turn:
+                assert modulo.at(p) == linear.at(p) >= beta
+            else:
+                assert modulo.at(p) < beta
+                assert modulo.at(p) == pytest.approx(linear.at(p) - 1.5)
+
+
 def test_a_tie_is_content() -> None:
     scale = Scale("linear", 1.0, 0.5, 1.0)
     assert [select(Threshold((1.0, 1.0)), scale, p) for p in steps_of(4)] == [0, 0, 0, 1]
