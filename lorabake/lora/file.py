@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..errors import LoraFileError, UnsupportedLoraError, listed
 from .kohya import Slot
+from .types import FLOAT32_MAX
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _EIGHT_BIT = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -32,18 +32,30 @@ def load(path: Path, where: str) -> Contents:
     """Map a safetensors file into memory.
 
     Raises:
-        LoraFileError: It is empty, cut off, or not a safetensors file.
+        LoraFileError: It cannot be opened, is empty, cut off, or not a safetensors file.
     """
     try:
+        str(path).encode()  # the library takes no other names, but does not say so
+        if not path.stat().st_size:
+            raise ValueError("it has no bytes")
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
             metadata = dict(file.metadata() or {})
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except (SafetensorError, OSError, ValueError) as e:
-        reason = str(e) if path.stat().st_size else "it has no bytes"
+    except UnicodeEncodeError as e:
         raise LoraFileError(
-            f"is not a whole safetensors file ({reason})",
+            "has a name, or is in a folder, that is not UTF-8 text, so it cannot be opened",
+            where=where,
+            advice="Rename it",
+        ) from e
+    except OSError as e:
+        raise LoraFileError(
+            f"cannot be read ({e.strerror or e})", where=where, advice="Check its permissions"
+        ) from e
+    except (SafetensorError, ValueError) as e:
+        raise LoraFileError(
+            f"is not a whole safetensors file ({e})",
             where=where,
             advice="Download or save it again",
         ) from e
@@ -55,7 +67,7 @@ def load(path: Path, where: str) -> Contents:
 def checked(tensors: Mapping[str, tuple[Tensor, Slot]], where: str) -> dict[str, Tensor]:
     """Refuse numbers that cannot be fused; 8-bit floats become float16, which holds them exactly.
 
-    One pass over the mapped bytes, without a copy: the extremes of a tensor are NaN or infinite
+    One pass over the mapped bytes, without a copy: the extremes of a tensor are NaN or too large
     exactly when one of its entries is.
 
     Args:
@@ -63,7 +75,7 @@ def checked(tensors: Mapping[str, tuple[Tensor, Slot]], where: str) -> dict[str,
         where: The file, for messages.
 
     Raises:
-        LoraFileError: A tensor has NaN or infinite entries.
+        LoraFileError: A tensor has entries that are NaN or, in float32, infinite.
         UnsupportedLoraError: A factor is not a floating-point tensor.
     """
     kinds = [f"{k} ({t.dtype})" for k, (t, slot) in tensors.items() if not _numeric(t, slot)]
@@ -81,7 +93,8 @@ def checked(tensors: Mapping[str, tuple[Tensor, Slot]], where: str) -> dict[str,
     broken = [key for key, tensor in wide.items() if not _finite(tensor)]
     if broken:
         raise LoraFileError(
-            f"{len(broken)} of its {len(tensors)} tensors have NaN or infinite entries: "
+            f"{len(broken)} of its {len(tensors)} tensors have NaN or infinite entries, "
+            f"or larger ones than float32 can hold: "
             f"{listed(broken, 3)}",
             where=where,
             advice="The training diverged or the file is damaged; choose another checkpoint",
@@ -98,4 +111,4 @@ def _numeric(tensor: Tensor, slot: Slot) -> bool:
 def _finite(tensor: Tensor) -> bool:
     if tensor.numel() == 0:
         return True  # Told better by the check of shapes.
-    return all(math.isfinite(extreme.item()) for extreme in torch.aminmax(tensor))
+    return all(abs(extreme.item()) <= FLOAT32_MAX for extreme in torch.aminmax(tensor))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from .metadata import BASES, parsed, stated
 from .types import Provenance
 
 _TRIGGERS = (
     "modelspec.trigger_phrase", "trigger_phrase", "trigger_words", "trigger_word",
     "instance_prompt", "activation text",
 )  # fmt: skip
-_BASES = ("base_model", "base_model_name_or_path", "ss_base_model", "ss_sd_model_name")
+_LONGEST = 1000  # characters; what is longer is no word of a prompt
 _LICENSES = ("modelspec.license", "license")
 
 
@@ -22,34 +22,31 @@ def provenance(metadata: Mapping[str, str], name: str, sha256: str) -> Provenanc
         name=name,
         sha256=sha256,
         trigger_words=_trigger_words(metadata),
-        base_model=_first(metadata, _BASES),
-        license=_first(metadata, _LICENSES),
+        base_model=_first(stated(metadata, BASES)),
+        license=_first(stated(metadata, _LICENSES)),
     )
 
 
-def _first(metadata: Mapping[str, str], keys: Iterable[str]) -> str | None:
-    values = (metadata.get(key, "").strip() for key in keys)
-    return next((value for value in values if value and value != "None"), None)
+def _first(values: list[str]) -> str | None:
+    return values[0] if values else None
 
 
 def _trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     """The stated words; else the most frequent tag of each training folder (kohya)."""
-    stated = _first(metadata, _TRIGGERS)
-    if stated is not None:
-        words = _strings(stated) or re.split(r"[,;\n]", stated)
-        return tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+    phrase = _first(stated(metadata, _TRIGGERS))
+    if phrase is not None:
+        words = _strings(phrase) or re.split(r"[,;\n]", phrase)
+        words = [word.strip() for word in words]
+        return tuple(dict.fromkeys(word for word in words if 0 < len(word) <= _LONGEST))
     try:
-        folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        folders = parsed(metadata.get("ss_tag_frequency", "{}"))
         tags = [max(counts, key=counts.get).strip() for counts in folders.values() if counts]
-    except (ValueError, AttributeError, TypeError):
+    except (AttributeError, TypeError):
         return ()
     return tuple(dict.fromkeys(tags))
 
 
 def _strings(text: str) -> list[str]:
     """A JSON list of strings, as some trainers write it; empty if it is none."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return []
+    value = parsed(text)
     return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []

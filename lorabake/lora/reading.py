@@ -43,7 +43,8 @@ def read(source: str | Path, *, family: str | None = None) -> Lora:
     found = assemble(dialect, parts, sound, config, where)
     layers = {key: found[key] for key in sorted(found, key=network_order)}
 
-    evidence = families.Evidence(layers, dialect.name, contents.metadata)
+    configured = {k.rpartition(".")[2]: v for k, v in config.items() if isinstance(v, str)}
+    evidence = families.Evidence(layers, dialect.name, configured | dict(contents.metadata))
     if family is None:
         home, rivals = families.recognise(evidence, where)
     else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os.path
 import re
+import stat
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -35,24 +37,45 @@ def locate(source: str | Path) -> Location:
         LoraFileError: Nothing is there, or more than one candidate.
         UnsupportedLoraError: It is a pickle; it is not opened.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        file = path / choose([entry.name for entry in path.iterdir()], str(source))
-        return Location(file, path.resolve().name)
-    if path.exists() or not _may_be_hub_id(source):
-        refuse_pickle(path.name, str(source))
-        if not path.is_file():
-            raise LoraFileError(
-                "is not a regular file" if path.exists() else "does not exist",
-                where=str(source),
-                advice="Give a .safetensors file, a folder that holds one, or a hub id user/repo",
-            )
-        return Location(path, path.stem)
-    from .hub import fetch
+    where = str(source)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 - pathlib's may raise
+    name, kind = path.stem, _kind(path)
+    if kind is None and _may_be_hub_id(source):
+        from .hub import fetch
 
-    match = _HUB_ID.fullmatch(str(source))
-    repo, file = (match[1], match[2]) if match else (str(source), None)
-    return Location(fetch(repo, file), str(source))
+        match = _HUB_ID.fullmatch(where)
+        repo, file = (match[1], match[2]) if match else (where, None)
+        return Location(fetch(repo, file), where)
+    if kind == stat.S_IFDIR:
+        name = path.resolve().name
+        path /= choose(_listing(path, where), where)
+        where, kind = f"{where.rstrip('/')}/{path.name}", _kind(path)
+    refuse_pickle(path.name, where)
+    if kind != stat.S_IFREG:
+        lost = "is a link to nothing" if os.path.islink(path) else "does not exist"  # noqa: PTH114
+        raise LoraFileError(
+            lost if kind is None else "is not a regular file",
+            where=where,
+            advice="Give a .safetensors file, a folder that holds one, or a hub id user/repo",
+        )
+    return Location(path, name)
+
+
+def _kind(path: Path) -> int | None:
+    """The file type that is found there, links followed; None if nothing is."""
+    try:
+        return stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):  # the name may be too long or hold a NUL, a link lead to itself
+        return None
+
+
+def _listing(folder: Path, where: str) -> list[str]:
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except OSError as e:
+        raise LoraFileError(
+            f"cannot be listed ({e.strerror})", where=where, advice="Check its permissions"
+        ) from e
 
 
 def _may_be_hub_id(source: str | Path) -> bool:
@@ -60,7 +83,9 @@ def _may_be_hub_id(source: str | Path) -> bool:
     if isinstance(source, Path):
         return False
     first, _, rest = source.partition("/")
-    local = Path(first).is_dir() or ("/" not in rest and PurePosixPath(rest).suffix in _SUFFIXES)
+    local = _kind(Path(first)) == stat.S_IFDIR or (
+        "/" not in rest and PurePosixPath(rest).suffix in _SUFFIXES
+    )
     return not local and _HUB_ID.fullmatch(source) is not None and first.strip(".") != ""
 
 

@@ -21,6 +21,7 @@ _CACHED = 640 * 1024  # bytes of a block that stays in a core's cache
 _ON_DEVICE = 1 << 27  # bytes of a block on an accelerator, where launches cost more than memory
 _AVERAGING = 256  # from so many entries on, their float32 rounding errors average out below 1e-7
 _SAFE = (1e-25, 1e35)  # totals that tell that float32 has neither over- nor underflowed
+_CANCELLED = 8  # how many times an entry's terms may outweigh it; errors of many average out
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ def magnitude(layer: LowRank, k: int, device: torch.device | None = None) -> Mag
     """Sum the `k` largest entries of |ΔW| and all of them (K-LoRA, arXiv 2502.18461, eqs. 3–6).
 
     Products are float32 where many entries are summed on the CPU and float64 elsewhere (small
-    layers, small k, GPUs, values beyond float32's range), sums are float64: the relative error
-    against dense float64 stays near 1e-8. Memory: one block, the factors, and about 2·k entries.
+    layers, small k, GPUs, values beyond float32's range, products whose terms nearly cancel), sums
+    are float64: the relative error against dense float64 stays near 1e-8 and below 5e-8.
+    Memory: one block, the factors, and about 2·k entries.
 
     Args:
         layer: Factors of any floating dtype, linear or convolutional.
@@ -54,16 +56,41 @@ def magnitude(layer: LowRank, k: int, device: torch.device | None = None) -> Mag
     if precise and device.type == "mps":  # which has no float64
         device = torch.device("cpu")
     dtype = torch.float64 if precise or device.type == "cuda" else torch.float32
-    top, total = _sums(layer, k, device, dtype)
-    if dtype == torch.float32 and not _SAFE[0] < total < _SAFE[1]:
-        top, total = _sums(layer, k, torch.device("cpu"), torch.float64)
+    B, A = _matrices(layer, device, dtype)
+    top, total = _sums(B, A, k)
+    if dtype == torch.float32 and not _sound(B, A, min(k, rows * columns), top, total):
+        top, total = _sums(*_matrices(layer, torch.device("cpu"), torch.float64), k)
     return Magnitude(abs(layer.scale) * top, abs(layer.scale) * total)
 
 
-def _sums(layer: LowRank, k: int, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """(top, total) of |B·A| without the scale."""
-    B = layer.up.detach().to(device, dtype).flatten(1)
-    A = layer.down.detach().to(device, dtype).flatten(1)
+def _matrices(layer: LowRank, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    B, A = (factor.detach().to(device, dtype).flatten(1) for factor in (layer.up, layer.down))
+    return B, A
+
+
+def _sound(B: Tensor, A: Tensor, k: int, top: float, total: float) -> bool:
+    """Whether float32 was good enough for this sum of the k largest entries and this total.
+
+    An entry Σ_r b_r·a_r is rounded in proportion to its terms, √Σ_r (b_r·a_r)², which is also its
+    size if they have random signs. A row of entries has max_j |A_rj| or Σ_j |A_rj| for a_r: the
+    first bounds the terms of each entry, the second tells about the sum of all terms. Where they
+    are much larger than what was found, terms have cancelled and left their rounding errors; in
+    a sum of k entries these weigh √k times less.
+    """
+    sizes = A.abs()
+    norms = torch.stack([sizes.amax(1), sizes.sum(1)])
+    terms = torch.mm(norms.square_(), B.square().T).sqrt_()  # the wide way is the faster one
+    largest, all_terms = float(terms[0].max()), float(terms[1].sum())
+    return (
+        _SAFE[0] < total < _SAFE[1]
+        and total < 2 * len(A) * all_terms  # always so, unless squares have underflowed
+        and largest <= _CANCELLED * math.sqrt(k / _AVERAGING) * top / k
+        and all_terms <= _CANCELLED * total
+    )
+
+
+def _sums(B: Tensor, A: Tensor, k: int) -> tuple[float, float]:
+    """(top, total) of |B·A|."""
     size = B.shape[0] * A.shape[1]
     if k >= size:
         total = _sum(torch.cat([block.sum(1) for block in _blocks(B, A)]))

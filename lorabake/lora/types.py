@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FLOAT32_MAX = torch.finfo(torch.float32).max
+"""What no number of a LoRA may exceed: loaders take no wider dtype."""
+
 
 class LayerName(NamedTuple):
     """Where a layer lives: pipeline component, then module path inside it (diffusers naming)."""

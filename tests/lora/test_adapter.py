@@ -63,6 +63,16 @@ def test_the_configuration_beside_an_adapter(tmp_path: Path) -> None:
     assert read(lora_file(tmp_path / "other.safetensors")).layers[NAME].scale == 1.0
 
 
+def test_the_base_model_that_a_configuration_names(tmp_path: Path) -> None:
+    config = {"r": 4, "lora_alpha": 6, "base_model_name_or_path": "stabilityai/stable-diffusion-2"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    assert read(lora_file(tmp_path / "adapter_model.safetensors")).family == "sd2"
+    metadata = tables.adapter_metadata("unet", **config)
+    assert (
+        read(lora_file(tmp_path / "x.safetensors", lora_adapter_metadata=metadata)).family == "sd2"
+    )
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -77,17 +87,37 @@ def test_other_kinds(config: dict[str, Any], tmp_path: Path) -> None:
         read(lora_file(tmp_path / "lora.safetensors", lora_adapter_metadata=metadata))
 
 
-@pytest.mark.parametrize("alpha", [0, -1, "eight", None, True])
+@pytest.mark.parametrize("alpha", [0, -1, "eight", None, True, 10**400, 1e39, float("nan"), [[1]]])
 def test_an_alpha_that_is_none(alpha: object, tmp_path: Path) -> None:
     metadata = tables.adapter_metadata("unet", r=4, lora_alpha=alpha)
     with pytest.raises(LoraFileError, match="alpha must be a finite number above 0"):
         read(lora_file(tmp_path / "lora.safetensors", lora_adapter_metadata=metadata))
 
 
-def test_not_json(tmp_path: Path) -> None:
-    for text in ("{", "[]"):
-        with pytest.raises(LoraFileError, match="not a JSON object"):
-            read(lora_file(tmp_path / "lora.safetensors", lora_adapter_metadata=text))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[]", '{"unet.lora_alpha": "\\ud800"}',
+        f'{{"unet.lora_alpha": 1{"0" * 5000}}}', f'{{"a": {"[" * 100_000}{"]" * 100_000}}}',
+    ],
+)  # fmt: skip
+def test_not_json(text: str, tmp_path: Path) -> None:
+    with pytest.raises(LoraFileError, match="not a JSON object"):
+        read(lora_file(tmp_path / "lora.safetensors", lora_adapter_metadata=text))
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(LoraFileError, match="not a JSON object"):
+        read(lora_file(tmp_path / "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("patterns", [[1], "abc", 5, [["a", 1, 2]], {"(": 1}, {"a{9999999999}": 1}])
+def test_patterns_that_are_none(patterns: object, tmp_path: Path) -> None:
+    config = {"r": 4, "lora_alpha": 4, "alpha_pattern": patterns}
+    metadata = tables.adapter_metadata("unet", **config)
+    with pytest.raises(LoraFileError, match="alpha_pattern of its adapter configuration is not"):
+        read(lora_file(tmp_path / "lora.safetensors", lora_adapter_metadata=metadata))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(LoraFileError, match="alpha_pattern of its adapter configuration is not"):
+        read(lora_file(tmp_path / "adapter_model.safetensors"))
 
 
 def test_two_alphas_must_agree(tmp_path: Path) -> None:

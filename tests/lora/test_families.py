@@ -19,10 +19,12 @@ from diffusers.utils.state_dict_utils import (
 from torch import Tensor
 
 from lorabake.errors import LoraFileError, PairError
-from lorabake.lora import LayerName, common_family, families, pair, read
+from lorabake.lora import LayerName, Lora, common_family, families, pair, read
 
 from . import tables
 from .tables import Known
+
+UNSURE = LayerName("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q")
 
 STOCK = {
     "sd15": StableDiffusionLoraLoaderMixin,
@@ -158,17 +160,85 @@ def test_two_base_models_are_an_error(
         ({"ss_base_model_version": "sdxl_base_v1-0"}, "sdxl"),
         ({"modelspec.architecture": "stable-diffusion-v2-768-v/lora"}, "sd2"),
         ({"ss_base_model_version": "sd_v1"}, "sd15"),
-        ({}, "sd15"),
+        ({"ss_base_model_version": "sd_1.5"}, "sd15"),
+        ({"base_model": "stabilityai/stable-diffusion-xl-base-1.0"}, "sdxl"),
+        ({"base_model": "Manojb/stable-diffusion-2-1-base"}, "sd2"),
+        ({"ss_sd_model_name": "v1-5-pruned-emaonly.safetensors"}, "sd15"),
+        ({"ss_sd_model_name": "sd_xl_base_1.0.safetensors"}, "sdxl"),
+        ({"ss_base_model_version": "sd_v1", "base_model": "user/sdxl"}, "sd15"),
+        # Contradicted by the layers' names, so the next statement counts.
+        ({"modelspec.architecture": "flux-1-dev/lora", "base_model": "user/sdxl"}, "sdxl"),
     ],
 )
 def test_metadata_decides_where_names_do_not(
     metadata: dict[str, str], family: str, tmp_path: Path
 ) -> None:
-    name = LayerName("unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q")
+    lora = small(tmp_path, metadata)
+    assert (lora.family, lora.rivals) == (family, frozenset())
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"base_model": "user/dreamshaper-8"},
+        {"base_model": "user/flux-to-sd15"},
+        {"ss_base_model_version": "flux1", "ss_sd_model_name": "None"},
+    ],
+)
+def test_metadata_that_tells_nothing_decides_nothing(
+    metadata: dict[str, str], tmp_path: Path
+) -> None:
+    lora = small(tmp_path, metadata)
+    assert lora.family == "sd15"
+    assert lora.rivals == {"sd2", "sdxl"}
+
+
+def small(tmp_path: Path, metadata: dict[str, str], name: LayerName = UNSURE) -> Lora:
     tensors = tables.peft(tables.random_lora({name: (64, 64)}))
-    lora = read(tables.save(tmp_path / "lora.safetensors", tensors, **metadata))
-    assert lora.family == family
-    assert {lora.family, *lora.rivals} == {"sd15", "sd2", "sdxl"}
+    return read(tables.save(tmp_path / "lora.safetensors", tensors, **metadata))
+
+
+def test_families_are_told_by_what_they_call_themselves() -> None:
+    for family in families.MEMBERS:
+        for text in filter(None, (family.architecture, family.hub_id)):
+            evidence = families.Evidence({}, "PEFT", {"base_model": text})
+            found = [
+                f.name
+                for f in families.MEMBERS
+                for said in evidence.stated
+                if f.alias is not None and f.alias.search(said)
+            ]
+            assert found == ([] if family.alias is None else [family.name]), text
+
+
+@pytest.mark.parametrize(
+    ("name", "statements", "names"),
+    [
+        ("unet", ("sd_v1", "sd_v2"), ("sd15", "sd2")),
+        ("unet", ("sdxl_base_v1-0", "sd_v1"), ("sdxl", "sd15")),
+        ("dit", ("flux1", "sd3m"), ("flux", "sd3")),
+        ("dit", ("stable-diffusion-3.5-large", "flux.1"), ("sd3", "flux")),
+    ],
+)
+def test_two_stated_base_models_are_an_error(
+    name: str, statements: tuple[str, str], names: tuple[str, str], tmp_path: Path
+) -> None:
+    layer = UNSURE if name == "unet" else LayerName("transformer", "transformer_blocks.0.attn.to_q")
+    loras = [small(tmp_path, {"ss_base_model_version": text}, layer) for text in statements]
+    with pytest.raises(PairError, match=f"is for {names[0]}, the style LoRA for {names[1]}"):
+        pair(*loras)
+    silent = small(tmp_path, {}, layer)
+    for lora, family in zip(loras, names, strict=True):
+        assert common_family(lora, silent) == common_family(silent, lora) == family
+
+
+def test_what_layers_prove_beats_what_is_stated(tmp_path: Path) -> None:
+    """People mislabel: text 768 wide is read by Stable Diffusion 1.5 alone."""
+    name = LayerName("unet", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+    tensors = tables.peft(tables.random_lora({name: (64, 768)}))
+    path = tables.save(tmp_path / "lora.safetensors", tensors, ss_base_model_version="sd_v2")
+    assert read(path).family == "sd15"
 
 
 def test_the_caller_can_name_the_family(tmp_path: Path) -> None:

@@ -18,9 +18,14 @@ from lorabake.lora.provenance import provenance
             {"ss_tag_frequency": json.dumps({"10_a": {"tree": 3, "sks": 9}, "5_b": {"sks": 2}})},
             ("sks",),
         ),
+        ({"trigger_words": "[" * 100_000 + "]" * 100_000}, ()),
         ({"ss_tag_frequency": "null"}, ()),
         ({"ss_tag_frequency": '{"a": {}, "b": 3}'}, ()),
         ({"ss_tag_frequency": "{"}, ()),
+        ({"ss_tag_frequency": '{"a":' * 50_000 + "1" + "}" * 50_000}, ()),
+        ({"ss_tag_frequency": f'{{"a": {{"sks": 1{"0" * 5000}}}}}'}, ()),
+        ({"ss_tag_frequency": '{"a": {"\\ud800": 1}}'}, ()),
+        ({"ss_tag_frequency": '{"a": {"sks": 1, "fur": "x"}}'}, ()),
     ],
 )
 def test_trigger_words(metadata: dict[str, str], words: tuple[str, ...]) -> None:

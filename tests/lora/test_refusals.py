@@ -79,6 +79,8 @@ def test_peft_bias(tmp_path: Path) -> None:
         ({DOWN: torch.full((4, 8), float("nan"))}, [DOWN, "NaN or infinite"]),
         ({UP: torch.tensor([[1.0, 1.0, -float("inf"), 1.0]] * 6)}, [UP, "NaN or infinite"]),
         ({DOWN: torch.full((4, 8), float("inf"), dtype=torch.bfloat16)}, [DOWN]),
+        ({DOWN: torch.full((4, 8), 1e200, dtype=torch.float64)}, [DOWN, "than float32 can hold"]),
+        ({ALPHA: torch.tensor(1e200, dtype=torch.float64)}, [ALPHA, "than float32 can hold"]),
         ({DOWN: torch.ones(4, 8, dtype=torch.int8)}, [DOWN, "torch.int8"]),
         ({f"{STEM}.extra": torch.ones(1)}, [f"{STEM}.extra", "1 of its 4 tensors"]),
         ({"lora_unet_nonsense.lora_up.weight": torch.ones(6, 4)}, ["lora_unet_nonsense"]),

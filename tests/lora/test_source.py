@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -68,12 +70,19 @@ def test_pickles_are_not_opened(suffix: str, tmp_path: Path) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("source", ["nowhere.safetensors", "./a/b", "../a/b.safetensors", "/a/b"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "nowhere.safetensors", "./a/b", "../a/b.safetensors", "/a/b",
+        "~nosuchuser/cat.safetensors", "a" * 300 + ".safetensors", "a" * 5000, "a\0b",
+    ],
+)  # fmt: skip
 def test_a_missing_file(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for given in (source, Path(source)):
-        with pytest.raises(LoraFileError, match=r"does not exist\. Give a \.safetensors file"):
+        with pytest.raises(LoraFileError, match=r"does not exist\. Give a \.safetensors") as caught:
             read(given)
+        assert len(str(caught.value)) < 1000
 
 
 def test_a_missing_file_in_a_folder_is_not_looked_for_on_the_hub(
@@ -86,10 +95,45 @@ def test_a_missing_file_in_a_folder_is_not_looked_for_on_the_hub(
             read(source)
 
 
-def test_not_a_regular_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.safetensors")
-    with pytest.raises(LoraFileError, match="is not a regular file"):
-        read(tmp_path / "pipe.safetensors")
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "x.safetensors"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (os.mkfifo, "is not a regular file"),
+        (Path.mkdir, "is not a regular file"),
+        (lambda path: path.symlink_to("nowhere"), "is a link to nothing"),
+        (lambda path: path.symlink_to(path), "is a link to nothing"),
+    ],
+)
+def test_not_a_regular_file(
+    name: str, make: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    make(path)
+    for source in (tmp_path, path) if make is not Path.mkdir else (tmp_path,):
+        with pytest.raises(LoraFileError, match=rf"{name}: {words}\. Give a"):
+            read(source)
+
+
+def test_a_name_that_is_not_text(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.safetensors"))
+    tables.save(tmp_path / "lora.safetensors", TENSORS).rename(path)
+    for source in (path, tmp_path):
+        with pytest.raises(LoraFileError, match=r"not UTF-8 text.*Rename it$"):
+            read(source)
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **named: object) -> NoReturn:
+        raise PermissionError(13, "Permission denied")
+
+    path = tables.save(tmp_path / "lora.safetensors", TENSORS)
+    monkeypatch.setattr("lorabake.lora.file.safe_open", refuse)
+    with pytest.raises(LoraFileError, match=r"cannot be read \(Permission denied\)\. Check its"):
+        read(path)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(LoraFileError, match=r"cannot be listed \(Permission denied\)\. Check its"):
+        read(tmp_path)
 
 
 @pytest.fixture

@@ -121,6 +121,51 @@ def test_a_wrong_guess_costs_no_exactness(monkeypatch: pytest.MonkeyPatch, guess
         close(layer(640, 900, 16, kind=kind), 256)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("eps", [0.5, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6])
+@pytest.mark.parametrize("part", ["all", "half the rows", "half the columns", "one strong row"])
+def test_terms_that_cancel(part: str, eps: float, dtype: torch.dtype) -> None:
+    """Float32 keeps what is left of large terms with few digits."""
+    dice = torch.Generator().manual_seed(0)
+    A, N = (torch.randn(16, 480, generator=dice) for _ in range(2))
+    B, M = (torch.randn(480, 16, generator=dice) for _ in range(2))
+    up, down = torch.cat([B, -B], 1), torch.cat([A, A + eps * N])
+    match part:
+        case "half the rows":
+            up[::2, 16:] = M[::2]
+        case "half the columns":
+            down[16:, ::2] = N[:, ::2]
+        case "one strong row":
+            up[:, 16:] = 0
+            up[7] = torch.cat([B[7], -B[7]]) * 10 / eps
+        case _:
+            pass
+    layer = LowRank(down.to(dtype), up.to(dtype))
+    found, (top, total) = magnitude(layer, 256), oracle(layer, 256)
+    assert found.top == pytest.approx(top, rel=5e-8)
+    assert found.total == pytest.approx(total, rel=5e-8)
+
+
+@pytest.mark.parametrize("uneven", [0.0, 0.5])
+@pytest.mark.parametrize("rank", [1, 4, 16, 64, 128])
+def test_ordinary_layers_are_computed_once(
+    monkeypatch: pytest.MonkeyPatch, rank: int, uneven: float
+) -> None:
+    dtypes: list[torch.dtype] = []
+    sums = topk._sums  # pyright: ignore[reportPrivateUsage] - watched, not called
+
+    def watched(B: Tensor, A: Tensor, k: int) -> tuple[float, float]:
+        dtypes.append(B.dtype)
+        return sums(B, A, k)
+
+    monkeypatch.setattr(topk, "_sums", watched)
+    plain = layer(640, 1280, rank)
+    dice = torch.Generator().manual_seed(1)
+    rows, columns = ((uneven * torch.randn(n, generator=dice)).exp() for n in (640, 1280))
+    magnitude(LowRank(plain.down * columns, plain.up * rows[:, None]), max(256, rank**2))
+    assert dtypes == [torch.float32]
+
+
 @pytest.mark.parametrize("kind", ["plain", "both", "one row", "signs"])
 @pytest.mark.parametrize("likely", [1, 10**9])
 def test_a_wrong_forecast_costs_neither_exactness_nor_memory(

@@ -47,6 +47,8 @@ def get(name: str) -> Family:
 def recognise(evidence: Evidence, where: str) -> tuple[Family, frozenset[str]]:
     """The family that a LoRA fits best, and others that what it shows does not rule out.
 
+    What its layers prove counts most, then what its file states, then what its layers suggest.
+
     Raises:
         LoraFileError: No family has all of its layers.
     """
@@ -63,8 +65,12 @@ def recognise(evidence: Evidence, where: str) -> tuple[Family, frozenset[str]]:
         )
     if fits[best] is Fit.SURE:
         return best, frozenset()
-    rivals = {family.name for family, fit in fits.items() if fit is not Fit.NO}
-    return best, frozenset(rivals - {best.name})
+    possible = [family for family, fit in fits.items() if fit is not Fit.NO]
+    for text in evidence.stated:
+        named = [f for f in MEMBERS if f.alias is not None and f.alias.search(text)]
+        if len(named) == 1 and named[0] in possible:
+            return named[0], frozenset()
+    return best, frozenset(family.name for family in possible if family is not best)
 
 
 def _strangers(evidence: Evidence) -> str:

@@ -24,6 +24,7 @@ FAMILY = Family(
     denoiser="transformer",
     hub_id=None,
     modules={"transformer": _ANY, "transformer_2": _ANY},
+    alias=None,
     fit=_fit,
     spell=spell,
 )

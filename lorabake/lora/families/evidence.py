@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from ..metadata import BASES, stated
 from ..types import LayerName, LowRank
 
-_STATED = ("ss_base_model_version", "modelspec.architecture")
+_ARCHITECTURES = ("ss_base_model_version", "modelspec.architecture")
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Evidence:
         return frozenset(name.component for name in self.layers)
 
     @cached_property
-    def stated(self) -> str:
-        """What the metadata says about the architecture, in lower case; empty if nothing."""
-        return " ".join(self.metadata.get(key, "") for key in _STATED).lower().strip()
+    def stated(self) -> list[str]:
+        """What the metadata calls the architecture and the base model; `sd_v1.5` is `sd-v1-5`."""
+        found = stated(self.metadata, (*_ARCHITECTURES, *BASES))
+        return [re.sub(r"[_.\s]", "-", text.lower()) for text in found]
 
     def has(self, pattern: str) -> bool:
         """Whether the path of some layer, with its component, has a match of this pattern."""

@@ -33,6 +33,8 @@ class Family:
         denoiser: Pipeline component that denoises.
         hub_id: A base model on the hub; None if there is no usual one.
         modules: Per component, the module paths that a LoRA may have there.
+        alias: What its base models are called, as `Evidence.stated` has it; None if they have no
+            name in common.
         fit: How well a LoRA fits, given that its modules do.
         spell: A layer's key in the style that the loaders of this family share, without the suffix
             for down or up; None where stock loaders cannot find the layer.
@@ -44,6 +46,7 @@ class Family:
     denoiser: Literal["unet", "transformer"]
     hub_id: str | None
     modules: Mapping[str, re.Pattern[str]]
+    alias: re.Pattern[str] | None
     fit: Callable[[Evidence], Fit]
     spell: Callable[[LayerName], str | None]
 

@@ -15,6 +15,7 @@ _MODULES = re.compile(
     r"|x_embedder|context_embedder|norm_out\.linear|proj_out"
     r"|time_text_embed\.(timestep|guidance|text)_embedder\.linear_[12]"
 )
+_ALIAS = re.compile(r"\bflux(?!-?2)")
 
 
 def _fit(evidence: Evidence) -> Fit:
@@ -34,6 +35,7 @@ FAMILY = Family(
     denoiser="transformer",
     hub_id="black-forest-labs/FLUX.1-dev",
     modules={"transformer": _MODULES, "text_encoder": CLIP},
+    alias=_ALIAS,
     fit=_fit,
     spell=spell,
 )

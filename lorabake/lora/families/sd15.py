@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from .evidence import Evidence
 from .family import Family, Fit
 from .unet import CLIP, UNET, is_deep, spell, starts_with_attention
 
+_ALIAS = re.compile(r"\b(sd|stable-diffusion)-?v?1(-?[345])?\b|\bv1-5-pruned")
 _PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
 
 
@@ -18,8 +20,6 @@ def _fit(evidence: Evidence) -> Fit:
         return Fit.SURE
     if "sgm" in evidence.dialect:
         return Fit.NO
-    if "sd_v1" in evidence.stated or "stable-diffusion-v1" in evidence.stated:
-        return Fit.LIKELY
     if starts_with_attention(evidence):
         return Fit.LIKELY
     return Fit.POSSIBLE
@@ -32,6 +32,7 @@ FAMILY = Family(
     denoiser="unet",
     hub_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
     modules={"unet": UNET, "text_encoder": CLIP},
+    alias=_ALIAS,
     fit=_fit,
     spell=partial(spell, _PREFIXES),
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from .evidence import Evidence
 from .family import Family, Fit
 from .unet import CLIP, UNET, is_deep, spell
 
+_ALIAS = re.compile(r"\b(sd|stable-diffusion)-?v?2(-?[01])?\b|\bv2-1-(512|768)")
 _PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te"}
 
 
@@ -16,8 +18,6 @@ def _fit(evidence: Evidence) -> Fit:
         return Fit.NO
     if evidence.context == 1024:
         return Fit.SURE
-    if "sd_v2" in evidence.stated or "stable-diffusion-v2" in evidence.stated:
-        return Fit.LIKELY
     return Fit.POSSIBLE
 
 
@@ -28,6 +28,7 @@ FAMILY = Family(
     denoiser="unet",
     hub_id="stabilityai/stable-diffusion-2-1",
     modules={"unet": UNET, "text_encoder": CLIP},
+    alias=_ALIAS,
     fit=_fit,
     spell=partial(spell, _PREFIXES),
 )

@@ -14,6 +14,7 @@ _MODULES = re.compile(
     r"|pos_embed\.proj|context_embedder|norm_out\.linear|proj_out"
     r"|time_text_embed\.(timestep|text)_embedder\.linear_[12]"
 )
+_ALIAS = re.compile(r"\b(sd|stable-diffusion)-?v?3(-?5|m)?\b")
 
 
 def _fit(evidence: Evidence) -> Fit:
@@ -24,8 +25,7 @@ def _fit(evidence: Evidence) -> Fit:
         return Fit.SURE
     if evidence.widths(r"\.attn\.(to|add)_[qkv]") & {3072}:
         return Fit.NO
-    stated = "sd3" in evidence.stated or "stable-diffusion-3" in evidence.stated
-    return Fit.LIKELY if stated else Fit.POSSIBLE
+    return Fit.POSSIBLE
 
 
 FAMILY = Family(
@@ -35,6 +35,7 @@ FAMILY = Family(
     denoiser="transformer",
     hub_id="stabilityai/stable-diffusion-3-medium-diffusers",
     modules={"transformer": _MODULES, "text_encoder": CLIP, "text_encoder_2": CLIP},
+    alias=_ALIAS,
     fit=_fit,
     spell=spell,
 )

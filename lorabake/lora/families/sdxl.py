@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from ..sgm import to_sgm
 from ..types import LayerName
 from . import unet
 from .evidence import Evidence
 from .family import Family, Fit
 
+_ALIAS = re.compile(r"sd-?xl|stable-diffusion-?xl")
 _PREFIXES = {"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 
 
@@ -18,8 +21,6 @@ def _fit(evidence: Evidence) -> Fit:
         return Fit.NO
     if "sgm" in evidence.dialect:
         return Fit.SURE
-    if "sdxl" in evidence.stated or "stable-diffusion-xl" in evidence.stated:
-        return Fit.LIKELY
     if unet.starts_without_attention(evidence):
         return Fit.LIKELY
     return Fit.POSSIBLE
@@ -39,6 +40,7 @@ FAMILY = Family(
     denoiser="unet",
     hub_id="stabilityai/stable-diffusion-xl-base-1.0",
     modules={"unet": unet.UNET, "text_encoder": unet.CLIP, "text_encoder_2": unet.CLIP},
+    alias=_ALIAS,
     fit=_fit,
     spell=_spell,
 )
