@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .types import LowRank
 
-_CACHED = 640 * 1024  # bytes of a block that stays in a core's cache
+_CACHED = 1280 * 1024  # bytes of a block that stays in the cache next to a core
 _ON_DEVICE = 1 << 27  # bytes of a block on an accelerator, where launches cost more than memory
 _AVERAGING = 256  # from so many entries on, their float32 rounding errors average out below 1e-7
 _SAFE = (1e-25, 1e35)  # totals that tell that float32 has neither over- nor underflowed
@@ -52,7 +52,7 @@ def magnitude(layer: LowRank, k: int, device: torch.device | None = None) -> Mag
     """
     device = device or torch.device("cpu")
     rows, columns = layer.up.shape[0], layer.down[0].numel()
-    precise = min(k, rows * columns) < _AVERAGING or rows * columns * 8 <= 2 * _CACHED
+    precise = min(k, rows * columns) < _AVERAGING or rows * columns * 8 <= _CACHED
     if precise and device.type == "mps":  # which has no float64
         device = torch.device("cpu")
     dtype = torch.float64 if precise or device.type == "cuda" else torch.float32
