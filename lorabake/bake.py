@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from . import bundle, checks, lora, methods, output, recipe
+from . import bundle, checks, lora, methods, output, pipelines, recipe
 from .device import device as device_named
 from .errors import VerifyError
 from .lora import Lora, families
@@ -177,8 +177,8 @@ def _base_id(base: str | Path | None) -> str | None:
     """What a bundle calls its base: an id as it is, a folder by its name, never by its path."""
     if base is None:
         return None
-    path = Path(base)
-    return path.resolve().name if path.is_dir() else str(base)
+    folder = pipelines.folder(base)
+    return folder.resolve().name if folder else str(base)
 
 
 def _dtypes(pairs: Sequence[Pair]) -> set[torch.dtype]:

@@ -13,6 +13,7 @@ from . import pipelines
 from .errors import LoraFileError, PairError, RecipeError, listed
 from .lora.pairs import Pair
 from .lora.source import locate
+from .place import kind
 from .runtime.manifest import MAX_LAYERS
 
 ROLES = ("content", "style")
@@ -28,8 +29,8 @@ def inputs(
     for source in loras:
         # A LoRA's file may lie outside its folder, behind a link. What is wrong with a source,
         # reading it tells; a hub id cannot be the output.
-        with contextlib.suppress(LoraFileError, OSError, RuntimeError):
-            found += [locate(source).path] if Path(source).expanduser().exists() else []
+        with contextlib.suppress(LoraFileError):
+            found += [locate(source).path] if kind(source) else []
     return tuple(found)
 
 

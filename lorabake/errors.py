@@ -9,6 +9,7 @@ from .runtime.errors import (
     OverrideError,
     UserError,
     listed,
+    shortened,
 )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "UserError",
     "VerifyError",
     "listed",
+    "shortened",
 ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import OutputError
+from .place import expanded, kind
 
 _STALE = 3600.0
 """Seconds without a write after which a temporary file belongs to a process that was killed."""
@@ -66,12 +67,10 @@ def check(path: str | Path, *, force: bool = False, inputs: tuple[Path, ...] = (
 
 def _holds(source: Path, target: Path) -> bool:
     """Whether `target` is this file or lies in this folder."""
-    with contextlib.suppress(OSError, RuntimeError):  # of a source, reading it tells more
-        source = source.expanduser()
-        if source.is_dir():
-            return target.is_relative_to(source.resolve())
-        return source.samefile(target)
-    return False
+    source = expanded(source)
+    if kind(source) == "folder":
+        return target.is_relative_to(source.resolve())
+    return kind(source) is not None and source.samefile(target)
 
 
 def folder(path: Path) -> None:

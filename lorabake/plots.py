@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from . import output
+from .errors import shortened
 from .parts import part
 from .runtime import Bundle
-from .runtime.errors import shortened
 
 _COLOURS = {"content": "#3b6fb6", "style": "#f2a33a", "both": "#d9d9d9"}
 _BOTH = 2

@@ -167,6 +167,14 @@ def test_a_base_that_fits_is_recorded_by_name(model: Path, shapes: Shapes, tmp_p
         assert lorabake.load(tmp_path / "out.safetensors").manifest.base == recorded
 
 
+def test_a_base_in_the_home_folder_is_not_recorded_by_path(
+    model: Path, shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(model.parent))
+    lorabake.make(*pair_for(shapes, tmp_path), tmp_path / "out.safetensors", base="~/tiny-model")
+    assert lorabake.load(tmp_path / "out.safetensors").manifest.base == "tiny-model"
+
+
 def test_a_base_that_does_not_fit(model: Path, shapes: Shapes, tmp_path: Path) -> None:
     wider = {
         name: (2 * out, *rest) if "attn2" in name else (out, *rest)

@@ -58,9 +58,9 @@ def fold(factors: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _check_range(factors: LowRank, folded: tuple[Tensor, Tensor], dtype: torch.dtype) -> None:
     """Refuse overflow, and underflow so deep that rounding would change the update visibly."""
     sizes = [largest(tensor) for tensor in folded]
-    acts = factors.scale != 0 and min(largest(factors.down), largest(factors.up)) > 0
     large = not all(map(math.isfinite, sizes))
-    if large or (acts and min(sizes) < torch.finfo(dtype).smallest_normal):
+    small = min(sizes) < torch.finfo(dtype).smallest_normal
+    if large or (small and not _is_zero(factors)):
         raise OutputError(
             f"LoRA factors times their scale {factors.scale:g} are too "
             f"{'large' if large else 'small'} for {str(dtype).removeprefix('torch.')}",
@@ -68,6 +68,10 @@ def _check_range(factors: LowRank, folded: tuple[Tensor, Tensor], dtype: torch.d
             if dtype == torch.float32
             else "Store the bundle as float32 (--dtype float32)",
         )
+
+
+def _is_zero(factors: LowRank) -> bool:
+    return factors.scale == 0 or min(largest(factors.down), largest(factors.up)) == 0
 
 
 def working(dtype: torch.dtype) -> torch.dtype:

@@ -70,13 +70,10 @@ def _failure(error: Exception) -> int:
 
 def _say(message: str, status: int) -> int:
     """Print an error as one line, whatever breaks it has and however long a name in it is."""
-    click.echo(f"lorabake: {' '.join(map(_short, message.split()))}", err=True)
+    from ..errors import shortened
+
+    click.echo(f"lorabake: {' '.join(shortened(x, _LONGEST) for x in message.split())}", err=True)
     return status
-
-
-def _short(word: str) -> str:
-    half = _LONGEST // 2
-    return word if len(word) <= _LONGEST else f"{word[:half]}…{word[-half:]}"
 
 
 def _hush() -> None:

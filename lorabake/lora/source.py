@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os.path
 import re
-import stat
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..errors import LoraFileError, UnsupportedLoraError, listed
+from ..place import expanded, kind
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 """What diffusers calls a LoRA file."""
@@ -38,35 +38,27 @@ def locate(source: str | Path) -> Location:
         UnsupportedLoraError: It is a pickle; it is not opened.
     """
     where = str(source)
-    path = Path(os.path.expanduser(source))  # noqa: PTH111 - pathlib's may raise
-    name, kind = path.stem, _kind(path)
-    if kind is None and _may_be_hub_id(source):
+    path = expanded(source)
+    name, found = path.stem, kind(path)
+    if found is None and _may_be_hub_id(source):
         from .hub import fetch
 
         match = _HUB_ID.fullmatch(where)
         repo, file = (match[1], match[2]) if match else (where, None)
         return Location(fetch(repo, file), where)
-    if kind == stat.S_IFDIR:
+    if found == "folder":
         name = path.resolve().name
         path /= choose(_listing(path, where), where)
-        where, kind = f"{where.rstrip('/')}/{path.name}", _kind(path)
+        where, found = f"{where.rstrip('/')}/{path.name}", kind(path)
     refuse_pickle(path.name, where)
-    if kind != stat.S_IFREG:
+    if found != "file":
         lost = "is a link to nothing" if os.path.islink(path) else "does not exist"  # noqa: PTH114
         raise LoraFileError(
-            lost if kind is None else "is not a regular file",
+            lost if found is None else "is not a regular file",
             where=where,
             advice="Give a .safetensors file, a folder that holds one, or a hub id user/repo",
         )
     return Location(path, name)
-
-
-def _kind(path: Path) -> int | None:
-    """The file type that is found there, links followed; None if nothing is."""
-    try:
-        return stat.S_IFMT(path.stat().st_mode)
-    except (OSError, ValueError):  # the name may be too long or hold a NUL, a link lead to itself
-        return None
 
 
 def _listing(folder: Path, where: str) -> list[str]:
@@ -83,7 +75,7 @@ def _may_be_hub_id(source: str | Path) -> bool:
     if isinstance(source, Path):
         return False
     first, _, rest = source.partition("/")
-    local = _kind(Path(first)) == stat.S_IFDIR or (
+    local = kind(Path(first)) == "folder" or (
         "/" not in rest and PurePosixPath(rest).suffix in _SUFFIXES
     )
     return not local and _HUB_ID.fullmatch(source) is not None and first.strip(".") != ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .fit import misfits
 from .generate import generate
-from .load import load
+from .load import folder, load
 from .render import render
 from .sheet import grid, sheet
 
-__all__ = ["generate", "grid", "load", "misfits", "render", "sheet"]
+__all__ = ["folder", "generate", "grid", "load", "misfits", "render", "sheet"]

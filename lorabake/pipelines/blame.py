@@ -8,8 +8,7 @@ from collections.abc import Generator
 
 import torch
 
-from ..errors import BaseModelError, LorabakeError
-from ..runtime.errors import shortened
+from ..errors import BaseModelError, LorabakeError, shortened
 from .quiet import quiet
 
 _THEIRS, _OURS = ("diffusers", "transformers"), __name__.partition(".")[0]

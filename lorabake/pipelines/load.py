@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import BaseModelError, listed
+from ..place import expanded, kind
 from .blame import blame
 from .kind import check_kind
 
@@ -56,17 +56,16 @@ def folder(base: str | Path) -> Path | None:
     Raises:
         BaseModelError: Neither a folder in diffusers format nor like an id.
     """
-    # These three of os.path raise for no name, however long or odd.
-    name = os.path.expanduser(base)  # noqa: PTH111
-    if os.path.isdir(name):  # noqa: PTH112
-        if not os.path.isfile(os.path.join(name, _INDEX)):  # noqa: PTH113, PTH118
+    found = kind(base)
+    if found == "folder":
+        if kind(expanded(base) / _INDEX) != "file":
             raise BaseModelError(
                 f"is not a model in diffusers format (it has no {_INDEX})",
                 where=str(base),
                 advice="Name the folder that holds unet or transformer, vae and scheduler",
             )
-        return Path(name)
-    if os.path.isfile(name):  # noqa: PTH113
+        return expanded(base)
+    if found == "file":
         raise BaseModelError(
             "is a file, not a model folder in diffusers format",
             where=str(base),
@@ -97,7 +96,7 @@ def check_parts(path: Path, *names: str) -> None:
     Raises:
         BaseModelError: One is not there.
     """
-    if missing := sorted(name for name in names if not os.path.isdir(path / name)):  # noqa: PTH112
+    if missing := sorted(name for name in names if kind(path / name) != "folder"):
         raise BaseModelError(
             f"lacks the folder of its part {listed(missing)}",
             where=str(path),
@@ -107,11 +106,10 @@ def check_parts(path: Path, *names: str) -> None:
 
 def loading(base: str | Path) -> AbstractContextManager[None]:
     """What the libraries raise inside means that this base model cannot be loaded."""
-    local = os.path.isdir(os.path.expanduser(base))  # noqa: PTH111, PTH112
     return blame(
         "cannot be loaded as a diffusers model",
         where=str(base),
         advice="The folder is damaged, incomplete or of another kind; save or download it again"
-        if local
+        if kind(base) == "folder"
         else "Check the name and the connection, or name a local folder in diffusers format",
     )
