@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -37,11 +39,15 @@ def test_torch_s_settings_are_put_back_also_after_an_error() -> None:
 def test_an_interruption_drops_the_rest() -> None:
     done: list[int] = []
 
+    def work(x: int) -> None:
+        done.append(x)
+        time.sleep(0.001)  # or the workers may be through before the first result is looked at
+
     def stop(at: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        each(lambda x: done.append(x), range(10_000), CPU, stop)
+        each(work, range(10_000), CPU, stop)
     assert len(done) < 10_000
 
 
