@@ -17,6 +17,7 @@ from .overrides import scale_with
 from .plan import CONTENT, STYLE, Constant, select, steps_of
 
 if TYPE_CHECKING:
+    from .fused import Keep
     from .replay import Mode, Replay
 
 _AGAIN = "The file is damaged or was changed by another tool; make the bundle again"
@@ -135,6 +136,7 @@ class Bundle:
         mode: Mode = "auto",
         content_strength: float = 1.0,
         style_strength: float = 1.0,
+        keep: Keep = "device",
         **overrides: float | str,
     ) -> Replay:
         """Replay the plan in a pipeline until `detach()` or the end of a `with` block.
@@ -142,9 +144,12 @@ class Bundle:
         Args:
             pipe: Anything with a `unet` or `transformer` and a `scheduler`.
             mode: `fused` computes W0 + ΔW in place when the selection changes, `hooks` leaves the
-                weights alone and adds the selected branch, `auto` takes fused where it can.
+                weights alone and adds the selected branch, `auto` takes fused where that is exact
+                (the replay's `report()` says where not, and why).
             content_strength: Factor on the content LoRA; the selection stays as it is.
             style_strength: Factor on the style LoRA; the selection stays as it is.
+            keep: Where `fused` keeps the original weights: on their device, or on the `cpu`
+                (pinned) where its memory is short.
             **overrides: alpha, beta, gamma or pattern instead of the bundle's.
 
         Raises:
@@ -156,7 +161,7 @@ class Bundle:
         from .replay import attach
 
         strengths = {"content_strength": content_strength, "style_strength": style_strength}
-        return attach(self, pipe, mode, strengths, overrides)
+        return attach(self, pipe, mode, keep, strengths, overrides)
 
 
 def read(path: str | PathLike[str], *, verify: bool = False) -> Bundle:

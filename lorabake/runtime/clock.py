@@ -12,33 +12,73 @@ from torch import Tensor, nn
 
 from .errors import AttachError
 
-# Denoisers whose pipelines call them with t / 1000. It only matters where a value could be both,
-# 1.0 for example: the last of SD3's timesteps or, divided, the first of FLUX's.
-_DIVIDED = ("Flux", "Chroma", "QwenImage", "Ovis", "LongCat")
+Form = Callable[[Tensor], Tensor]
+"""What a pipeline makes of the scheduler's timestep before it calls the denoiser."""
 
 
-def position(timestep: float, dtype: torch.dtype, timesteps: Tensor, divided: bool) -> int | None:
+def _plain(t: Tensor) -> Tensor:
+    return t
+
+
+def _divided(t: Tensor) -> Tensor:
+    return t / 1000
+
+
+def _inverted(t: Tensor) -> Tensor:
+    return 1 - t / 1000
+
+
+def _earlier(t: Tensor) -> Tensor:
+    return t - 1
+
+
+# By the first letters of the denoiser's class. A value may be possible in two forms, 1.0 for
+# example: the last of SD3's timesteps or, divided, the first of FLUX's; and t / 1000 runs through
+# the same values as 1 − t / 1000, the other way round.
+_FORMS: dict[tuple[str, ...], Form] = {
+    (
+        "AuraFlow", "BriaFibo2", "Chroma", "Flux", "Krea2", "LongCatImage", "NucleusMoE", "Ovis",
+        "QwenImage",
+    ): _divided,
+    ("Ideogram4", "Lumina", "ZImage"): _inverted,
+    ("GlmImage",): _earlier,
+}  # fmt: skip
+_NAMES = ("timestep", "timesteps", "t", "timestep_ratio")
+
+
+def forms(denoiser: nn.Module) -> tuple[Form, ...]:
+    """The forms in which a denoiser may be given a timestep, the likeliest first."""
+    name = type(denoiser).__name__
+    own = next((form for names, form in _FORMS.items() if name.startswith(names)), _plain)
+    scale = getattr(getattr(denoiser, "config", None), "timestep_scale", None)
+    if isinstance(scale, float):
+        own = lambda t: t * scale  # noqa: E731 - Sana's own factor
+    return tuple(dict.fromkeys((own, _plain, _divided)))
+
+
+def position(
+    timestep: float, dtype: torch.dtype, timesteps: Tensor, forms: Sequence[Form]
+) -> int | None:
     """First position at which a timestep stands in the schedule, None if nowhere.
 
-    Pipelines round timesteps to the latents' dtype and some divide them by 1000, so the schedule
-    is put through the same before it is compared.
+    Pipelines round timesteps to the latents' dtype and bring them into another form, so the
+    schedule is put through the same before it is compared.
 
     Args:
         timestep: What the denoiser was called with.
         dtype: Its type.
         timesteps: The scheduler's, on the CPU, in its own type `[n]`.
-        divided: Whether t / 1000 is to be tried before t.
+        forms: In which it may be, in this order.
     """
     if timesteps.is_floating_point() and dtype.is_floating_point:
         roundings = dict.fromkeys((dtype, torch.bfloat16, torch.float16))
     else:
         roundings = {dtype: None}
-    # A quotient may differ in its last place between devices.
-    slack = torch.finfo(dtype).eps * abs(timestep) if dtype.is_floating_point else 0.0
-    for rounding in roundings:
-        rounded = timesteps.to(rounding)
-        for values in (rounded / 1000, rounded) if divided else (rounded, rounded / 1000):
-            distance = (values.double() - timestep).abs()
+    # What is computed may differ in its last place between devices, and 1 − t / 1000 in that of 1.
+    slack = torch.finfo(dtype).eps * max(abs(timestep), 1.0) if dtype.is_floating_point else 0.0
+    for form in forms:
+        for rounding in roundings:
+            distance = (form(timesteps.to(rounding)).double() - timestep).abs()
             nearest = int(distance.argmin())
             if float(distance[nearest]) <= slack:
                 return nearest
@@ -49,8 +89,8 @@ class Clock:
     """Tells the progress of a call from its arguments and the pipeline's scheduler.
 
     Args:
-        denoiser: Module whose `forward` has a parameter `timestep`.
-        scheduler: Gives the pipeline's scheduler of the moment; it may be replaced between runs.
+        denoiser: Module whose `forward` has a parameter for the timestep.
+        scheduler: Gives the scheduler of the moment; it may be replaced between runs.
 
     Raises:
         AttachError: The denoiser takes no timestep.
@@ -58,14 +98,14 @@ class Clock:
 
     def __init__(self, denoiser: nn.Module, scheduler: Callable[[], Any]) -> None:
         names = list(inspect.signature(denoiser.forward).parameters)
-        name = type(denoiser).__name__
-        if "timestep" not in names:
+        found = [name for name in _NAMES if name in names]
+        if not found:
             raise AttachError(
-                f"{name} takes no timestep",
+                f"{type(denoiser).__name__} takes no timestep",
                 advice="Only a denoiser that is called with its timestep can follow a plan",
             )
-        self._index = names.index("timestep")
-        self._divided = any(family in name for family in _DIVIDED)
+        self._name, self._index = found[0], names.index(found[0])
+        self._forms = forms(denoiser)
         self._scheduler = scheduler
         self._schedule: object = None
         self._timesteps = torch.empty(0)
@@ -77,8 +117,8 @@ class Clock:
         Raises:
             AttachError: The timestep is not one of the scheduler's, or differs within the batch.
         """
-        given = {"timestep": args[self._index]} if self._index < len(args) else kwargs
-        value, dtype = _single(given.get("timestep"))
+        given = args[self._index] if self._index < len(args) else kwargs.get(self._name)
+        value, dtype = _single(given)
         self._follow(self._scheduler())
         if (value, dtype) not in self._known:
             self._known[value, dtype] = self._find(value, dtype)
@@ -98,7 +138,7 @@ class Clock:
             self._known = {}
 
     def _find(self, value: float, dtype: torch.dtype) -> Fraction:
-        found = position(value, dtype, self._timesteps, self._divided)
+        found = position(value, dtype, self._timesteps, self._forms)
         count = len(self._timesteps)
         if found is None:
             first, last = float(self._timesteps[0]), float(self._timesteps[-1])
@@ -119,6 +159,8 @@ def _single(timestep: object) -> tuple[float, torch.dtype]:
             f"the denoiser was called with {timestep!r} as its timestep",
             advice="A plan can only be followed by calls with a timestep",
         )
+    if timestep.ndim > 1:  # one per token; those of a given first frame are at 0
+        timestep = timestep.flatten(1).amax(1)
     values = timestep.detach().reshape(-1).tolist()
     if len(set(values)) != 1:
         raise AttachError(

@@ -3,45 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .bundle import Bundle
+from .caller import uncompiled
 from .errors import AttachError, listed
 from .manifest import DENOISERS
 from .patch import Patchable
+from .weights import shape, unloaded
 
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_FUSED_AWAY = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
 
 
-def denoiser_name(pipe: Any) -> str:  # noqa: ANN401 - anything may be called a pipeline
-    """The component that removes the noise.
+@dataclass(frozen=True)
+class Target:
+    """A layer of the pipeline.
+
+    Attributes:
+        module: What computes W0·x.
+        above: The modules that contain it, outermost first, and itself.
+    """
+
+    module: Patchable
+    above: tuple[nn.Module, ...]
+
+
+def denoisers(pipe: Any) -> list[str]:  # noqa: ANN401 - anything may be called a pipeline
+    """The components that remove noise.
 
     Raises:
         AttachError: The pipeline has none, or no scheduler.
     """
-    names = [name for name in DENOISERS if isinstance(getattr(pipe, name, None), nn.Module)]
+    names = [n for n in DENOISERS if isinstance(getattr(pipe, n, None), nn.Module)]
     if not names or getattr(pipe, "scheduler", None) is None:
-        lacking = "scheduler" if names else f"{' or '.join(DENOISERS)}"
+        lacking = "scheduler" if names else f"{' or '.join(DENOISERS[:2])}"
         raise AttachError(
             f"{type(pipe).__name__} has no {lacking}",
-            advice="A bundle attaches to a text-to-image pipeline of diffusers",
+            advice="A bundle attaches to a pipeline of diffusers with a denoiser and a scheduler",
         )
-    return names[0]
+    return names
 
 
 def components(bundle: Bundle, pipe: Any) -> dict[str, nn.Module]:  # noqa: ANN401 - as above
-    """The modules that a replay touches, the denoiser first, out of any torch.compile wrapper.
+    """The modules that a replay touches, a denoiser first, out of any torch.compile wrapper.
 
     Raises:
         AttachError: The pipeline lacks one.
     """
     found: dict[str, nn.Module] = {}
-    for name in (denoiser_name(pipe), *(layer.component for layer in bundle.manifest.layers)):
-        module = getattr(pipe, name, None)
-        module = getattr(module, "_orig_mod", module)
+    wanted = dict.fromkeys(layer.component for layer in bundle.manifest.layers)
+    first = next((name for name in denoisers(pipe) if name in wanted), denoisers(pipe)[0])
+    for name in dict.fromkeys((first, *wanted)):
+        module = uncompiled(getattr(pipe, name, None))
         if not isinstance(module, nn.Module):
             raise AttachError(
                 f"the bundle has layers of {name}, which {type(pipe).__name__} lacks; "
@@ -53,20 +69,21 @@ def components(bundle: Bundle, pipe: Any) -> dict[str, nn.Module]:  # noqa: ANN4
     return found
 
 
-def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Patchable]:  # noqa: ANN401 - as above
+def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Target]:  # noqa: ANN401 - as above
     """The modules of a bundle's layers, in the manifest's order.
 
     Raises:
-        AttachError: A layer has no module, or one of another kind or shape.
+        AttachError: A layer has no module, one of another kind or shape, or one that is not used.
     """
     modules = {n: dict(root.named_modules(remove_duplicate=False)) for n, root in roots.items()}
-    fits: list[Patchable] = []
+    targets: list[Target] = []
     misfits: list[str] = []
     for layer in bundle.manifest.layers:
-        module = _find(modules[layer.component], layer.module)
-        misfit = _misfit(module, bundle.shape(layer))
+        above = _find(modules[layer.component], layer.module)
+        module = above[-1] if above else None
+        misfit = _misfit(module, bundle.shape(layer)) or _unused(above, layer.module)
         if isinstance(module, Patchable) and not misfit:
-            fits.append(module)
+            targets.append(Target(module, above))
         else:
             misfits.append(f"{layer} ({misfit})")
     if misfits:
@@ -76,58 +93,35 @@ def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Patch
             where=str(bundle.path),
             advice="Use a pipeline of the model that the two LoRAs were trained on",
         )
-    return fits
+    return targets
 
 
-def plain(module: Patchable, shared: frozenset[int]) -> bool:
-    """Whether a weight can be changed in place: dense, floating, here, and this layer's alone."""
-    weight = module.weight
-    return (
-        type(weight.data) is Tensor
-        and weight.dtype in _DTYPES
-        and weight.device.type != "meta"
-        and not weight.is_inference()
-        and tuple(weight.shape) == _shape(module)
-        and id(weight) not in shared
-    )
+def _find(modules: Mapping[str, nn.Module], path: str) -> tuple[nn.Module, ...]:
+    """A module by its path, after those above it; empty if it is not there.
 
-
-def shared_weights(root: nn.Module) -> frozenset[int]:
-    """Ids of the parameters that stand in a model more than once."""
-    seen: set[int] = set()
-    twice: set[int] = set()
-    for _, parameter in root.named_parameters(remove_duplicate=False):
-        (twice if id(parameter) in seen else seen).add(id(parameter))
-    return frozenset(twice)
-
-
-def compute_dtype(module: Patchable, root: nn.Module) -> torch.dtype:
-    """What a branch beside this layer computes in: its weight's dtype, unless that is quantised."""
-    for dtype in (module.weight.dtype, getattr(root, "dtype", None)):
-        if dtype in _DTYPES:
-            return dtype
-    return torch.float32
-
-
-def _find(modules: dict[str, nn.Module], path: str) -> nn.Module | None:
-    """A module by its path; PEFT puts its wrapper in the place of the layer it adapts."""
+    PEFT puts its wrapper in the place of the layer it adapts.
+    """
     stripped = path.removeprefix("text_model.")
     for spelling in (path, stripped, f"text_model.{path}"):
-        if (module := modules.get(spelling)) is not None:
-            while isinstance(base := getattr(module, "base_layer", None), nn.Module):
-                module = base
-            return module
-    return None
+        if spelling in modules:
+            parts = spelling.split(".")
+            above = [modules[".".join(parts[:i])] for i in range(len(parts) + 1)]
+            while isinstance(base := getattr(above[-1], "base_layer", None), nn.Module):
+                above.append(base)
+            return tuple(above)
+    return ()
 
 
-def _shape(module: Patchable) -> tuple[int, ...]:
-    """Shape of the dense weight, also where what is stored is packed."""
-    if isinstance(module, nn.Linear):
-        return (module.out_features, module.in_features)
-    return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+def _unused(above: tuple[nn.Module, ...], path: str) -> str:
+    """Why a layer that is there would have no effect, or has no weights; empty if it would."""
+    if path.endswith(_FUSED_AWAY) and any(getattr(m, "fused_projections", False) for m in above):
+        return "bypassed since fuse_qkv_projections; call unfuse_qkv_projections"
+    if isinstance(above[-1], Patchable) and unloaded(above[-1], above):
+        return "its weight is on the meta device, not loaded"
+    return ""
 
 
-def _misfit(module: nn.Module | None, shape: tuple[int, ...]) -> str:
+def _misfit(module: nn.Module | None, wanted: tuple[int, ...]) -> str:
     """Why a layer of this shape cannot go there; empty if it can."""
     if module is None:
         return "not there"
@@ -135,8 +129,8 @@ def _misfit(module: nn.Module | None, shape: tuple[int, ...]) -> str:
         return f"{type(module).__name__}, neither linear nor convolutional"
     if isinstance(module, nn.Conv2d) and module.groups != 1:
         return "a convolution in groups"
-    if _shape(module) != shape:
-        return f"{list(_shape(module))} there, {list(shape)} in the bundle"
+    if shape(module) != wanted:
+        return f"{list(shape(module))} there, {list(wanted)} in the bundle"
     return ""
 
 

@@ -19,7 +19,7 @@ MAX_RANK = 32_768
 MAX_BINS = 10_000
 MAX_GATE = 10_000
 """Far beyond what shows anything but noise, far below what makes a weight infinite."""
-DENOISERS = ("unet", "transformer")
+DENOISERS = ("unet", "transformer", "transformer_2")
 """The components that have a clock; the layers of any other are applied all the time."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from functools import lru_cache
-from typing import Any, Literal, Self, TypedDict, get_args
+from functools import lru_cache, partial
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from .bundle import Bundle
+from .caller import scheduler_for
 from .clock import Clock
+from .compiled import forget_graphs
 from .errors import AttachError, listed
-from .fit import components, compute_dtype, fit, plain, shared_weights
+from .fit import Target, components, fit
+from .fused import Fused, Keep
+from .hooked import Hooked
+from .manifest import DENOISERS
 from .overrides import STRENGTHS, chosen, scale_with, strength
-from .patch import Fused, Gates, Hooked, Patchable
+from .patch import Factors, Gates, Patch
 from .plan import Constant, Scale, gates
+from .report import Report, summary
+from .tick import Column, Tick
+from .weights import compute_dtype, obstacle, shared_weights
 
 Mode = Literal["auto", "fused", "hooks"]
 
 # On a component for as long as a replay holds it, where another copy of this package sees it too.
 _MARK = "_lorabake_replay"
-
-
-class Applied(TypedDict):
-    """One layer of a report; `gates` has (content, style) factors for each of its progresses."""
-
-    component: str
-    module: str
-    mode: str
-    gates: list[list[float]]
-
-
-class Report(TypedDict):
-    """What was applied where, as JSON; `progress` is ascending."""
-
-    bundle: str
-    method: str
-    pipeline: str
-    progress: list[float]
-    layers: list[Applied]
 
 
 class Replay:
@@ -50,13 +39,15 @@ class Replay:
     def __init__(self, bundle: Bundle, pipe: Any, scale: Scale | None, strengths: Gates) -> None:  # noqa: ANN401 - anything may be a pipeline
         self._bundle, self._pipe = bundle, pipe
         self._scale, self._strengths = scale, strengths
-        self._held: list[nn.Module] = []
-        self._patches: list[Fused | Hooked] = []
+        self._layers = bundle.manifest.layers
+        self._roots: dict[str, nn.Module] = {}
+        self._targets: list[Target] = []
+        self._patches: list[Patch] = []
+        self._ticks: dict[str, Tick] = {}
         self._modes: list[str] = []
-        self._current: list[Gates | None] = []
-        self._clock: RemovableHandle | None = None
-        self._seen: set[Fraction] = set()
-        self._gates_at = lru_cache(maxsize=4096)(self._product)
+        self._reasons: list[str] = []
+        self._columns: dict[Column, Column] = {}
+        self._adapters = _fused_adapters(pipe)
 
     def __enter__(self) -> Self:
         return self
@@ -64,20 +55,32 @@ class Replay:
     def __exit__(self, *error: object) -> None:
         self.detach()
 
+    def __repr__(self) -> str:
+        state = summary(self._modes, self._reasons) if self._roots else "detached"
+        return f"<Replay of {self._bundle.path.name} in {type(self._pipe).__name__}: {state}>"
+
+    @torch.inference_mode(False)
     def detach(self) -> None:
         """Put every weight back bit for bit and take every hook off; a second time does nothing."""
-        if self._clock is not None:
-            self._clock.remove()
-            self._clock = None
+        if self._patches and self._adapters_changed():
+            warnings.warn(
+                "LoRAs were fused or unfused while a bundle was attached. The base weights are "
+                "now as they were before that; load those LoRAs again",
+                stacklevel=3,
+            )
+        for tick in self._ticks.values():
+            tick.remove()
         while self._patches:
             self._patches.pop().remove()
-        while self._held:
-            delattr(self._held.pop(), _MARK)
+        if Hooked.mode in self._modes:
+            forget_graphs(self._pipe, self._roots)
+        while self._roots:
+            delattr(self._roots.popitem()[1], _MARK)
 
     def report(self) -> Report:
         """What was applied where, up to now."""
-        progress = sorted(self._seen)
-        columns = [self._gates_at(p) for p in progress]
+        seen = {name: tick.seen for name, tick in self._ticks.items()}
+        progress = sorted(set[Fraction]().union(*seen.values()))
         return {
             "bundle": str(self._bundle.path),
             "method": self._bundle.manifest.method,
@@ -87,40 +90,52 @@ class Replay:
                 {
                     "component": layer.component,
                     "module": layer.module,
-                    "mode": mode,
-                    "gates": [list(column[i]) for column in columns],
+                    "mode": self._modes[i],
+                    "why": self._reasons[i],
+                    "gates": [
+                        list(self._gates(i, p))
+                        if p in seen.get(layer.component, progress)
+                        else None
+                        for p in progress
+                    ],
                 }
-                for i, (layer, mode) in enumerate(
-                    zip(self._bundle.manifest.layers, self._modes, strict=True)
-                )
+                for i, layer in enumerate(self._layers)
             ],
         }
 
-    def start(self, mode: Mode) -> None:
-        """Check that the bundle fits, then patch the layers and set the clock going."""
+    def start(self, mode: Mode, keep: Keep) -> None:
+        """Check that the bundle fits, then patch the layers and set the clocks going."""
         roots = components(self._bundle, self._pipe)
-        modules = fit(self._bundle, self._pipe, roots)
+        self._targets = fit(self._bundle, self._pipe, roots)
+        self._reasons = self._why_not_fused(mode, roots)
         self._bundle.check_finite()
         self._hold(roots)
-        denoiser = next(iter(roots))
-        clock = Clock(roots[denoiser], lambda: self._pipe.scheduler)
-        self._patch(mode, modules, roots)
-        # What is applied all the time also acts before the first call of the denoiser.
-        for i, layer in enumerate(self._bundle.manifest.layers):
-            if isinstance(layer.rule, Constant):
-                self._apply(i, self._gates_at(Fraction(0))[i])
+        otherwise = {name: getattr(root, "dtype", torch.float32) for name, root in roots.items()}
+        for i in range(len(self._layers)):
+            self._patch(i, keep, otherwise[self._layers[i].component])
+        for name in roots:
+            self._watch(name)
+        if Hooked.mode in self._modes:
+            forget_graphs(self._pipe, roots)
 
-        @torch.inference_mode(False)
-        def tick(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            progress = clock.progress(args, kwargs)
-            self._seen.add(progress)
-            for i, wanted in enumerate(self._gates_at(progress)):
-                self._apply(i, wanted)
+    def _why_not_fused(self, mode: Mode, roots: Mapping[str, nn.Module]) -> list[str]:
+        """One reason per layer, empty where it will be fused.
 
-        # On what the pipeline calls, which may be a torch.compile wrapper of the denoiser.
-        self._clock = getattr(self._pipe, denoiser).register_forward_pre_hook(
-            tick, prepend=True, with_kwargs=True
-        )
+        Raises:
+            AttachError: The mode is `fused`, and there is a reason.
+        """
+        if mode == "hooks":
+            return ["as asked for"] * len(self._layers)
+        shared = frozenset[int]().union(*map(shared_weights, roots.values()))
+        reasons = [obstacle(target.module, target.above, shared) for target in self._targets]
+        odd = [f"{x} ({why})" for x, why in zip(self._layers, reasons, strict=True) if why]
+        if mode == "fused" and odd:
+            raise AttachError(
+                f"layers that cannot be changed in place: {listed(odd, 3)}",
+                where=str(self._bundle.path),
+                advice="Use the mode auto or hooks, which leave such weights alone",
+            )
+        return reasons
 
     def _hold(self, roots: Mapping[str, nn.Module]) -> None:
         """Mark the components as taken.
@@ -136,48 +151,80 @@ class Replay:
                     advice="Detach that one first",
                 )
             setattr(root, _MARK, True)
-            self._held.append(root)
+            self._roots[name] = root
 
-    def _patch(self, mode: Mode, modules: list[Patchable], roots: Mapping[str, nn.Module]) -> None:
-        layers = self._bundle.manifest.layers
-        shared = frozenset[int]().union(*map(shared_weights, roots.values()))
-        dense = [plain(module, shared) for module in modules]
-        if mode == "fused" and not all(dense):
-            odd = [str(layer) for layer, fits in zip(layers, dense, strict=True) if not fits]
-            raise AttachError(
-                f"weights that cannot be changed in place: {listed(odd)}",
-                where=str(self._bundle.path),
-                advice="They are quantised, shared or offloaded; use the mode auto or hooks",
+    def _patch(self, index: int, keep: Keep, otherwise: torch.dtype) -> None:
+        layer, target = self._layers[index], self._targets[index]
+        read = partial(self._factors, index)
+        constant = isinstance(layer.rule, Constant)
+        if self._reasons[index]:
+            rank = (sum if constant else max)(layer.ranks)
+            dtype = compute_dtype(target.module, otherwise)
+            self._patches.append(Hooked(target.module, read, rank, dtype))
+        else:
+            self._patches.append(Fused(target.module, read, keep))
+        self._modes.append(self._patches[-1].mode)
+        if constant:  # acts before the first call of a denoiser too
+            self._patches[-1].set(self._gates(index, Fraction(0)))
+
+    def _watch(self, name: str) -> None:
+        """Set a clock going on a denoiser; what is no denoiser has none."""
+        indices = [i for i, layer in enumerate(self._layers) if layer.component == name]
+        if name in DENOISERS and indices:
+            root = self._roots[name]
+            self._ticks[name] = Tick(
+                getattr(self._pipe, name),
+                Clock(root, partial(scheduler_for, self._pipe, root)),
+                [self._patches[i] for i in indices],
+                lru_cache(maxsize=4096)(partial(self._column, indices)),
+                partial(self._refit, indices),
             )
-        for layer, module, fusable in zip(layers, modules, dense, strict=True):
-            device = "cpu" if module.weight.device.type == "meta" else module.weight.device
-            factors = [self._bundle.factors(layer, i, device) for i in range(len(layer.ranks))]
-            if fusable and mode != "hooks":
-                self._patches.append(Fused(module, factors))
-            else:
-                rank = (sum if isinstance(layer.rule, Constant) else max)(layer.ranks)
-                dtype = compute_dtype(module, roots[layer.component])
-                self._patches.append(Hooked(module, factors, rank, dtype))
-        self._modes = [patch.mode for patch in self._patches]
-        self._current = [None] * len(self._patches)
 
-    def _apply(self, index: int, wanted: Gates) -> None:
-        if self._current[index] != wanted:
-            self._current[index] = None  # unknown, should the next line fail half-way
-            self._patches[index].apply(wanted)
-            self._current[index] = wanted
+    def _refit(self, indices: Sequence[int]) -> None:
+        """Follow a denoiser whose weights have changed their dtype.
 
-    def _product(self, progress: Fraction) -> tuple[Gates, ...]:
-        """Plan times strengths: the gates of every layer at this progress."""
-        return tuple(
-            tuple(
-                gate * strength
-                for gate, strength in zip(
-                    gates(layer.rule, self._scale, progress), self._strengths, strict=True
+        Raises:
+            AttachError: They have become something that cannot be followed.
+        """
+        for i in indices:
+            patch, target = self._patches[i], self._targets[i]
+            if isinstance(patch, Fused) and (
+                why := obstacle(target.module, target.above, frozenset())
+            ):
+                raise AttachError(
+                    f"the pipeline was changed while a bundle was attached: {self._layers[i]} now "
+                    f"has {why}",
+                    advice="Detach the bundle, and attach it again after the change",
                 )
+            patch.refit(compute_dtype(target.module, torch.float32))
+
+    def _factors(self, index: int) -> Factors:
+        layer = self._layers[index]
+        return [self._bundle.factors(layer, source) for source in range(len(layer.ranks))]
+
+    def _gates(self, index: int, progress: Fraction) -> Gates:
+        """Plan times strengths: a layer's gates at this progress."""
+        planned = gates(self._layers[index].rule, self._scale, progress)
+        return tuple(g * s for g, s in zip(planned, self._strengths, strict=True))
+
+    def _column(self, indices: Sequence[int], progress: Fraction) -> Column:
+        """The gates of these layers, the same object whenever they are the same."""
+        if self._adapters_changed():
+            raise AttachError(
+                "LoRAs were fused or unfused while a bundle was attached, into weights that it "
+                "changes",
+                advice="Detach the bundle, load those LoRAs anew, fuse them, then attach again",
             )
-            for layer in self._bundle.manifest.layers
-        )
+        made = tuple(self._gates(i, progress) for i in indices)
+        return self._columns.setdefault(made, made)
+
+    def _adapters_changed(self) -> bool:
+        return Fused.mode in self._modes and _fused_adapters(self._pipe) != self._adapters
+
+
+def _fused_adapters(pipe: Any) -> int:  # noqa: ANN401 - any pipeline
+    """How many LoRAs diffusers has fused into the base weights."""
+    return getattr(pipe, "num_fused_loras", 0)
 
 
 @torch.inference_mode(False)
@@ -185,15 +232,17 @@ def attach(
     bundle: Bundle,
     pipe: Any,  # noqa: ANN401 - anything may be a pipeline
     mode: Mode,
+    keep: Keep,
     strengths: Mapping[str, float],
     overrides: Mapping[str, object],
 ) -> Replay:
     """Attach a bundle to a pipeline; see `Bundle.attach`, which is the public form."""
     chosen("mode", mode, get_args(Mode))
+    chosen("keep", keep, get_args(Keep))
     scale = scale_with(bundle.manifest, overrides)
     replay = Replay(bundle, pipe, scale, tuple(strength(n, strengths[n]) for n in STRENGTHS))
     try:
-        replay.start(mode)
+        replay.start(mode, keep)
     except BaseException:
         replay.detach()
         raise

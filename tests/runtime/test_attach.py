@@ -16,7 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lorabake.errors import AttachError, BundleError, OverrideError
 from lorabake.runtime import Bundle, read
-from lorabake.runtime.patch import Fused, Hooked
+from lorabake.runtime.fused import Fused
+from lorabake.runtime.hooked import Hooked
 
 from . import pipes
 from .naive_bundle import Spec, gates, layer_of, one_of_each, write
@@ -109,7 +110,7 @@ def test_attaching_twice_is_refused(pipe: Any, tmp_path: Path) -> None:
     assert state(pipe) == before
 
 
-@pytest.mark.parametrize(("method", "count"), [("apply", 2), ("__init__", 9)])
+@pytest.mark.parametrize(("method", "count"), [("_apply", 2), ("__init__", 9)])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_failure_half_way_leaves_no_trace(
     pipe: Any, tmp_path: Path, mode: Any, method: str, count: int, monkeypatch: pytest.MonkeyPatch
@@ -187,6 +188,7 @@ def test_report(pipe: Any, tmp_path: Path) -> None:
         "component": "text_encoder",
         "module": QUERY,
         "mode": "fused",
+        "why": "",
         "gates": [[1.0, 0.25]] * 4,
     }
     for layer, row in zip(bundle.manifest.layers, report["layers"], strict=True):

@@ -1,0 +1,103 @@
+"""Fused replay: the layer's weight itself is W0 + ΔW."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .patch import Gates, Patch, Patchable, Read, live
+
+Keep = Literal["device", "cpu"]
+"""Where W0 is kept: beside the weight, or in (pinned) CPU memory."""
+
+
+class Fused(Patch):
+    """Sets a layer's weight in place; W0 is kept, and it is W0 that a state dict holds.
+
+    Args:
+        module: The layer.
+        read: Reads its factors.
+        keep: Where W0 is kept.
+    """
+
+    mode = "fused"
+
+    def __init__(self, module: Patchable, read: Read, keep: Keep) -> None:
+        super().__init__(module, read)
+        weight = module.weight.detach()
+        self._keep = keep
+        self._kept = _pinned(weight) if keep == "cpu" else weight.clone()
+        self._changed = False
+        self._load(weight.dtype)
+        self._handle = module.register_state_dict_post_hook(self)
+
+    def remove(self) -> None:
+        """Set the weight to W0, bit for bit."""
+        self._handle.remove()
+        if self._changed:
+            self.module.weight.detach().copy_(self._kept)
+
+    def _load(self, dtype: torch.dtype) -> None:
+        device = self.module.weight.device
+        self._kept = self._kept.to(dtype)
+        self._factors = [_product_in(dtype, A.to(device), B.to(device)) for A, B in self.read()]
+
+    def _apply(self, gates: Gates) -> None:
+        """Set the weight to W0 + Σ g_i·B_i·A_i, accumulated in float32 or wider, rounded once."""
+        weight = self.module.weight.detach()
+        self._follow(weight.device)
+        W0 = self._kept.to(weight.device, non_blocking=True)
+        terms = live(gates, self._factors)
+        self._changed = True
+        if len(terms) == 1 and weight.is_contiguous() and _same_dtype(weight, *terms[0][1:]):
+            gate, down, up = terms[0]
+            # One kernel: it accumulates in float32 also where the dtype is shorter.
+            torch.addmm(W0.flatten(1), up, down, alpha=gate, out=weight.flatten(1))
+            return
+        total = W0.to(torch.promote_types(W0.dtype, torch.float32)).flatten(1)
+        for gate, A, B in terms:
+            total = torch.addmm(total, B.to(total.dtype), A.to(total.dtype), alpha=gate)
+        weight.copy_(total.view(weight.shape))
+
+    def _follow(self, device: torch.device) -> None:
+        """Go where the pipeline was moved to."""
+        if self._factors[0][0].device != device:
+            self._factors = [(A.to(device), B.to(device)) for A, B in self._factors]
+        if self._keep == "device":
+            self._kept = self._kept.to(device)
+
+    def __call__(self, module: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:
+        """Put W0 into a state dict; torch marks such hooks, which a bound method does not allow."""
+        if (saved := state.get(f"{prefix}weight")) is not None:
+            state[f"{prefix}weight"] = self._kept.to(saved.device, saved.dtype)
+
+
+def _product_in(dtype: torch.dtype, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors whose product is B·A to float32 accuracy, in this dtype if one can have that.
+
+    bfloat16 has float32's range, so that the sum of two holds 16 bits of a number: B·A becomes
+    hi·hi + hi·lo + lo·hi, stacked along the rank. float16 has not, and stays float32 here, as it
+    does on a CPU, which has no fast product for it.
+    """
+    if dtype == torch.float16 and (A.dtype != dtype or A.device.type == "cpu"):
+        dtype = torch.float32
+    if dtype != torch.bfloat16 or A.dtype == dtype:
+        return A.flatten(1).to(dtype), B.flatten(1).to(dtype)
+    (A_hi, A_lo), (B_hi, B_lo) = _halves(A.flatten(1)), _halves(B.flatten(1))
+    return torch.cat((A_hi, A_lo, A_hi)), torch.cat((B_hi, B_hi, B_lo), 1)
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    high = x.bfloat16()
+    return high, (x.float() - high.float()).bfloat16()
+
+
+def _pinned(weight: Tensor) -> Tensor:
+    pin = weight.device.type == "cuda"
+    return torch.empty_like(weight, device="cpu", pin_memory=pin).copy_(weight)
+
+
+def _same_dtype(*tensors: Tensor) -> bool:
+    return len({tensor.dtype for tensor in tensors}) == 1

@@ -1,0 +1,76 @@
+"""Replay with hooks: a low-rank branch beside the layer, whose weight stays untouched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .patch import Gates, Patch, Patchable, Read, live
+
+
+class Hooked(Patch):
+    """Adds one live branch to a layer's output.
+
+    The branch is a pair of slots that are refilled in place, so a compiled graph stays valid.
+
+    Args:
+        module: The layer.
+        read: Reads its factors.
+        rank: Largest rank that can be live at once.
+        dtype: What the branch computes in.
+    """
+
+    mode = "hooks"
+
+    def __init__(self, module: Patchable, read: Read, rank: int, dtype: torch.dtype) -> None:
+        super().__init__(module, read)
+        self._rank = rank
+        self._load(dtype)
+        self._handle = module.register_forward_hook(self._add, with_kwargs=True)
+
+    def remove(self) -> None:
+        """Take the hook off; a graph that was compiled with it adds nothing any more."""
+        self._handle.remove()
+        self._up.zero_()
+
+    def _load(self, dtype: torch.dtype) -> None:
+        weight = self.module.weight
+        device = torch.device("cpu") if weight.is_meta else weight.device
+        self._factors = [(A.to(device), B.to(device)) for A, B in self.read()]
+        A, B = self._factors[0]
+        self._down = A.new_zeros((self._rank, *A.shape[1:]), dtype=dtype)
+        self._up = B.new_zeros((B.shape[0], self._rank, *B.shape[2:]), dtype=dtype)
+
+    def _apply(self, gates: Gates) -> None:
+        """Refill the slots with the sources whose gate is not 0."""
+        start = 0
+        for gate, A, B in live(gates, self._factors):
+            rows = slice(start, start := start + A.shape[0])
+            self._down[rows].copy_(A)
+            self._up[:, rows].copy_(B if gate == 1 else B.float() * gate)
+        if start < self._rank:
+            self._down[start:].zero_()
+            self._up[:, start:].zero_()
+
+    def _add(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        x: Tensor = args[0] if args else kwargs["input"]
+        if self._down.device != x.device:
+            with torch.inference_mode(False):
+                self._down, self._up = self._down.to(x.device), self._up.to(x.device)
+        x = x.to(self._down.dtype)
+        if isinstance(module, nn.Conv2d):
+            # The layer's own stride, padding, padding mode and dilation, with A as the kernel.
+            inner = module._conv_forward(x, self._down, None)  # pyright: ignore[reportPrivateUsage]
+            return output + functional.conv2d(inner, self._up).to(output.dtype)
+        inner = functional.linear(x, self._down)
+        if torch.is_grad_enabled() or output.dtype != inner.dtype or not output.is_contiguous():
+            return output + functional.linear(inner, self._up).to(output.dtype)
+        # The output is the layer's own fresh tensor: adding in place saves a pass over it.
+        rows = inner.reshape(-1, inner.shape[-1])
+        output.view(-1, output.shape[-1]).addmm_(rows, self._up.t())
+        return output

@@ -1,0 +1,75 @@
+"""Which weights can be changed in place, and what computes beside those that cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .patch import Patchable
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def obstacle(module: Patchable, above: Sequence[nn.Module], shared: frozenset[int]) -> str:
+    """Why a layer's weight cannot be changed in place; empty if it can.
+
+    Args:
+        module: The layer.
+        above: The modules that contain it, and itself.
+        shared: Ids of parameters that several layers use.
+    """
+    # Not `module.weight`, which may be computed anew at each access.
+    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    if weight is None:
+        return "a parametrized weight"
+    if weight.device.type == "meta":
+        return "an offloaded weight"
+    if any(_hooked(each, "group_offloading") for each in above):
+        return "a weight under group offloading"
+    for kind in (type(weight), type(weight.data)):
+        if kind not in (nn.Parameter, Tensor):
+            return f"a weight of the type {kind.__name__}"
+    if weight.dtype not in DTYPES or tuple(weight.shape) != shape(module):
+        return f"a weight in {str(weight.dtype).removeprefix('torch.')}"
+    if weight.is_inference():
+        return "a weight made in inference mode"
+    return "a weight that several layers share" if id(weight) in shared else ""
+
+
+def unloaded(module: Patchable, above: Sequence[nn.Module]) -> bool:
+    """Whether a weight has no values at all, and nothing that would bring them for a call."""
+    return module.weight.device.type == "meta" and not any(
+        hasattr(each, "_hf_hook") or hasattr(each, "_diffusers_hook") for each in above
+    )
+
+
+def shared_weights(root: nn.Module) -> frozenset[int]:
+    """Ids of the parameters that stand in a model more than once."""
+    seen: set[int] = set()
+    twice: set[int] = set()
+    for _, parameter in root.named_parameters(remove_duplicate=False):
+        (twice if id(parameter) in seen else seen).add(id(parameter))
+    return frozenset(twice)
+
+
+def compute_dtype(module: Patchable, otherwise: torch.dtype) -> torch.dtype:
+    """What a branch beside this layer computes in: its weight's dtype, unless that is packed."""
+    for dtype in (module.weight.dtype, getattr(module, "compute_dtype", None)):
+        if dtype in DTYPES:
+            return dtype
+    return otherwise if otherwise in DTYPES else torch.float32
+
+
+def shape(module: Patchable) -> tuple[int, ...]:
+    """Shape of the dense weight, also where what is stored is packed."""
+    if isinstance(module, nn.Linear):
+        return (module.out_features, module.in_features)
+    return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+
+
+def _hooked(module: nn.Module, name: str) -> bool:
+    """Whether diffusers has put a hook of this name on a module."""
+    registry = getattr(module, "_diffusers_hook", None)
+    return registry is not None and registry.get_hook(name) is not None
