@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .patch import Gates, Patch, Patchable, Read, live
+from .patch import Gates, Pair, Patch, Patchable, Read
 
 Keep = Literal["device", "cpu"]
 """Where W0 is kept: beside the weight, or in (pinned) CPU memory."""
@@ -40,16 +40,18 @@ class Fused(Patch):
             self.module.weight.detach().copy_(self._kept)
 
     def _load(self, dtype: torch.dtype) -> None:
-        device = self.module.weight.device
         self._kept = self._kept.to(dtype)
-        self._factors = [_product_in(dtype, A.to(device), B.to(device)) for A, B in self.read()]
+
+    def _form(self, A: Tensor, B: Tensor) -> Pair:
+        return _product_in(self._kept.dtype, A.flatten(1), B.flatten(1))
 
     def _apply(self, gates: Gates) -> None:
         """Set the weight to W0 + Σ g_i·B_i·A_i, accumulated in float32 or wider, rounded once."""
         weight = self.module.weight.detach()
-        self._follow(weight.device)
+        if self._keep == "device":
+            self._kept = self._kept.to(weight.device)
         W0 = self._kept.to(weight.device, non_blocking=True)
-        terms = live(gates, self._factors)
+        terms = list(self._live(gates, weight.device))
         self._changed = True
         if len(terms) == 1 and weight.is_contiguous() and _same_dtype(weight, *terms[0][1:]):
             gate, down, up = terms[0]
@@ -61,20 +63,13 @@ class Fused(Patch):
             total = torch.addmm(total, B.to(total.dtype), A.to(total.dtype), alpha=gate)
         weight.copy_(total.view(weight.shape))
 
-    def _follow(self, device: torch.device) -> None:
-        """Go where the pipeline was moved to."""
-        if self._factors[0][0].device != device:
-            self._factors = [(A.to(device), B.to(device)) for A, B in self._factors]
-        if self._keep == "device":
-            self._kept = self._kept.to(device)
-
     def __call__(self, module: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:
         """Put W0 into a state dict; torch marks such hooks, which a bound method does not allow."""
         if (saved := state.get(f"{prefix}weight")) is not None:
             state[f"{prefix}weight"] = self._kept.to(saved.device, saved.dtype)
 
 
-def _product_in(dtype: torch.dtype, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+def _product_in(dtype: torch.dtype, A: Tensor, B: Tensor) -> Pair:
     """Factors whose product is B·A to float32 accuracy, in this dtype if one can have that.
 
     bfloat16 has float32's range, so that the sum of two holds 16 bits of a number: B·A becomes
@@ -84,8 +79,8 @@ def _product_in(dtype: torch.dtype, A: Tensor, B: Tensor) -> tuple[Tensor, Tenso
     if dtype == torch.float16 and (A.dtype != dtype or A.device.type == "cpu"):
         dtype = torch.float32
     if dtype != torch.bfloat16 or A.dtype == dtype:
-        return A.flatten(1).to(dtype), B.flatten(1).to(dtype)
-    (A_hi, A_lo), (B_hi, B_lo) = _halves(A.flatten(1)), _halves(B.flatten(1))
+        return A.to(dtype), B.to(dtype)
+    (A_hi, A_lo), (B_hi, B_lo) = _halves(A), _halves(B)
     return torch.cat((A_hi, A_lo, A_hi)), torch.cat((B_hi, B_hi, B_lo), 1)
 
 

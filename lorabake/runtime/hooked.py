@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .patch import Gates, Patch, Patchable, Read, live
+from .patch import Gates, Pair, Patch, Patchable, Read
 
 
 class Hooked(Patch):
@@ -38,16 +38,18 @@ class Hooked(Patch):
 
     def _load(self, dtype: torch.dtype) -> None:
         weight = self.module.weight
-        device = torch.device("cpu") if weight.is_meta else weight.device
-        self._factors = [(A.to(device), B.to(device)) for A, B in self.read()]
-        A, B = self._factors[0]
-        self._down = A.new_zeros((self._rank, *A.shape[1:]), dtype=dtype)
-        self._up = B.new_zeros((B.shape[0], self._rank, *B.shape[2:]), dtype=dtype)
+        place: Any = {"device": "cpu" if weight.is_meta else weight.device, "dtype": dtype}
+        A, B = self.read(0)
+        self._down = A.new_zeros((self._rank, *A.shape[1:]), **place)
+        self._up = B.new_zeros((B.shape[0], self._rank, *B.shape[2:]), **place)
+
+    def _form(self, A: Tensor, B: Tensor) -> Pair:
+        return A, B
 
     def _apply(self, gates: Gates) -> None:
         """Refill the slots with the sources whose gate is not 0."""
         start = 0
-        for gate, A, B in live(gates, self._factors):
+        for gate, A, B in self._live(gates, self._down.device):
             rows = slice(start, start := start + A.shape[0])
             self._down[rows].copy_(A)
             self._up[:, rows].copy_(B if gate == 1 else B.float() * gate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from .errors import AttachError
 
-Factors = Sequence[tuple[Tensor, Tensor]]
-"""Each source's (A, B): `[r, in]` or `[r, in, kh, kw]`, and `[out, r]` or `[out, r, 1, 1]`."""
+Pair = tuple[Tensor, Tensor]
+"""(A, B): `[r, in]` or `[r, in, kh, kw]`, and `[out, r]` or `[out, r, 1, 1]`; r may be 0."""
 
-Read = Callable[[], Factors]
-"""Reads a layer's factors, as they are in the file."""
+Read = Callable[[int], Pair]
+"""Reads a layer's factors of one source, as they are in the file."""
 
 Gates = tuple[float, ...]
 Patchable = nn.Linear | nn.Conv2d
@@ -39,6 +39,7 @@ class Patch(Uncopyable, ABC):
     def __init__(self, module: Patchable, read: Read) -> None:
         self.module, self.read = module, read
         self._gates: Gates | None = None
+        self._ready: dict[int, Pair] = {}
 
     @property
     def state(self) -> tuple[torch.dtype, bool]:
@@ -56,6 +57,7 @@ class Patch(Uncopyable, ABC):
     def refit(self, dtype: torch.dtype) -> None:
         """Follow a pipeline that was moved to another dtype, and apply the same gates again."""
         gates, self._gates = self._gates, None
+        self._ready.clear()
         self._load(dtype)
         if gates is not None:
             self.set(gates)
@@ -66,13 +68,22 @@ class Patch(Uncopyable, ABC):
 
     @abstractmethod
     def _load(self, dtype: torch.dtype) -> None:
-        """Read the factors and make them ready for this dtype."""
+        """Make the layer's tensors, in this dtype."""
+
+    @abstractmethod
+    def _form(self, A: Tensor, B: Tensor) -> Pair:
+        """The factors in the form in which they are kept."""
 
     @abstractmethod
     def _apply(self, gates: Gates) -> None: ...
 
-
-def live(gates: Gates, factors: Factors) -> list[tuple[float, Tensor, Tensor]]:
-    """(g, A, B) of the sources that add something."""
-    pairs = zip(gates, factors, strict=True)
-    return [(gate, A, B) for gate, (A, B) in pairs if gate != 0 and A.shape[0] > 0]
+    def _live(self, gates: Gates, device: torch.device) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """(g, A, B) of the sources that add something, read when they are first needed there."""
+        for source, gate in enumerate(gates):
+            if gate == 0:
+                continue
+            if source not in self._ready or self._ready[source][0].device != device:
+                A, B = self.read(source)
+                self._ready[source] = self._form(A.to(device), B.to(device))
+            if self._ready[source][0].shape[0] > 0:
+                yield gate, *self._ready[source]

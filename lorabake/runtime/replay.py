@@ -21,7 +21,7 @@ from .fused import Fused, Keep
 from .hooked import Hooked
 from .manifest import DENOISERS
 from .overrides import STRENGTHS, chosen, scale_with, strength
-from .patch import Factors, Gates, Patch
+from .patch import Gates, Patch
 from .plan import Constant, Scale, gates
 from .report import Report, summary
 from .tick import Column, Tick
@@ -155,7 +155,7 @@ class Replay:
 
     def _patch(self, index: int, keep: Keep, otherwise: torch.dtype) -> None:
         layer, target = self._layers[index], self._targets[index]
-        read = partial(self._factors, index)
+        read = partial(self._bundle.factors, layer)
         constant = isinstance(layer.rule, Constant)
         if self._reasons[index]:
             rank = (sum if constant else max)(layer.ranks)
@@ -197,10 +197,6 @@ class Replay:
                     advice="Detach the bundle, and attach it again after the change",
                 )
             patch.refit(compute_dtype(target.module, torch.float32))
-
-    def _factors(self, index: int) -> Factors:
-        layer = self._layers[index]
-        return [self._bundle.factors(layer, source) for source in range(len(layer.ranks))]
 
     def _gates(self, index: int, progress: Fraction) -> Gates:
         """Plan times strengths: a layer's gates at this progress."""

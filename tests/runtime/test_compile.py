@@ -1,0 +1,120 @@
+"""torch.compile: one graph over a whole image, whichever way and whenever it was compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
+from torch._dynamo.utils import counters
+
+from lorabake.runtime import Bundle, read
+
+from . import pipes
+from .naive_bundle import one_of_each, write
+
+MODES = ("fused", "hooks")
+
+# torch itself, where it imports its compiler.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()
+
+
+def whole(pipe: Any, backend: Any) -> None:
+    """As `pipe.unet = torch.compile(pipe.unet)`."""
+    pipe.transformer = torch.compile(pipe.transformer, backend=backend, fullgraph=True)
+
+
+def in_place(pipe: Any, backend: Any) -> None:
+    pipe.transformer.compile(backend=backend, fullgraph=True)
+
+
+def regional(pipe: Any, backend: Any) -> None:
+    pipe.transformer.compile_repeated_blocks(backend=backend, fullgraph=True)
+
+
+WAYS = {"whole": whole, "in place": in_place, "regional": regional}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """All blocks alike, as in a trained LoRA."""
+    transformer = pipes.flux().transformer
+    specs = one_of_each("transformer", transformer)
+    for spec in specs:
+        spec.ranks = (2, 3)
+        if "gates" in spec.rule:
+            spec.rule = {"scores": [1.0, 1.0]}
+    path = tmp_path_factory.mktemp("bundle") / "b.safetensors"
+    return read(write(path, specs, {"transformer": transformer}))
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def eager(bundle: Bundle, mode: Any, steps: int = 6) -> torch.Tensor:
+    pipe = pipes.flux()
+    with bundle.attach(pipe, mode):
+        return pipes.render(pipe, steps)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_before(bundle: Bundle, mode: Any, way: str) -> None:
+    """Also when graphs from a run without the bundle are there already."""
+    pipe, backend = pipes.flux(), CompileCounter()
+    WAYS[way](pipe, backend)
+    plain = pipes.render(pipe, 6)
+    without = backend.frame_count
+    with bundle.attach(pipe, mode) as replay:
+        found = pipes.render(pipe, 6)
+        added = backend.frame_count - without
+        assert torch.equal(pipes.render(pipe, 6), found)
+        assert backend.frame_count - without == added
+    assert added == (0 if mode == "fused" else without)
+    assert not counters["graph_break"]
+    assert len(replay.report()["progress"]) == 6
+    assert error(found, eager(bundle, mode)) <= 1e-5
+    assert error(plain, found) > 1e-2
+    assert torch.equal(pipes.render(pipe, 6), plain)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_after(bundle: Bundle, mode: Any, way: str) -> None:
+    pipe, backend, without = pipes.flux(), CompileCounter(), CompileCounter()
+    plain = pipes.flux()
+    WAYS[way](plain, without)
+    pipes.render(plain, 2)
+    with bundle.attach(pipe, mode):
+        torch.compiler.reset()
+        WAYS[way](pipe, backend)
+        found = pipes.render(pipe, 6)
+        assert torch.equal(pipes.render(pipe, 6), found)
+        # One, or for a regional one as many as diffusers has kinds of blocks.
+        assert backend.frame_count == without.frame_count
+        assert way == "regional" or backend.frame_count == 1
+    assert not counters["graph_break"]
+    assert error(found, eager(bundle, mode)) <= 1e-5
+    assert error(pipes.render(pipe, 6), pipes.render(pipes.flux(), 6)) <= 1e-5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_inductor(bundle: Bundle, mode: Any) -> None:
+    """The real compiler: weights and slots that change in place are not constants to it."""
+    pipe, backend = pipes.flux(), CompileCounterWithBackend("inductor")
+    with bundle.attach(pipe, mode):
+        regional(pipe, backend)
+        found = pipes.render(pipe, 4)
+    assert error(found, eager(bundle, mode, 4)) <= 1e-5
