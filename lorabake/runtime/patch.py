@@ -41,12 +41,6 @@ class Patch(Uncopyable, ABC):
         self._gates: Gates | None = None
         self._ready: dict[int, Pair] = {}
 
-    @property
-    def state(self) -> tuple[torch.dtype, bool]:
-        """The weight's dtype, and whether it is gone to where an offloader keeps it."""
-        weight = self.module.weight
-        return weight.dtype, weight.is_meta
-
     def set(self, gates: Gates) -> None:
         """Let the layer compute W0·x + Σ g_i·B_i·A_i·x."""
         if gates != self._gates:

@@ -47,7 +47,7 @@ class Replay:
         self._modes: list[str] = []
         self._reasons: list[str] = []
         self._columns: dict[Column, Column] = {}
-        self._adapters = _fused_adapters(pipe)
+        self._fused_loras = _fused_loras(pipe)
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +62,7 @@ class Replay:
     @torch.inference_mode(False)
     def detach(self) -> None:
         """Put every weight back bit for bit and take every hook off; a second time does nothing."""
-        if self._patches and self._adapters_changed():
+        if self._patches and self._lost_loras():
             warnings.warn(
                 "LoRAs were fused or unfused while a bundle was attached. The base weights are "
                 "now as they were before that; load those LoRAs again",
@@ -177,26 +177,40 @@ class Replay:
                 Clock(root, partial(scheduler_for, self._pipe, root)),
                 [self._patches[i] for i in indices],
                 lru_cache(maxsize=4096)(partial(self._column, indices)),
-                partial(self._refit, indices),
+                partial(self._state, indices[0]),
+                partial(self._follow, indices),
             )
 
-    def _refit(self, indices: Sequence[int]) -> None:
+    def _state(self, index: int) -> tuple[torch.dtype, bool, int]:
+        """By a layer: its denoiser's dtype, whether it is offloaded, LoRAs fused into it."""
+        weight = self._targets[index].module.weight
+        return weight.dtype, weight.is_meta, _fused_loras(self._pipe)
+
+    def _follow(self, indices: Sequence[int]) -> None:
         """Follow a denoiser whose weights have changed their dtype.
 
         Raises:
-            AttachError: They have become something that cannot be followed.
+            AttachError: They have changed in a way that cannot be followed.
         """
+        if self._lost_loras():
+            raise AttachError(
+                "LoRAs were fused or unfused while a bundle was attached, in weights that it sets",
+                advice="Detach the bundle, load those LoRAs anew and fuse them, then attach again",
+            )
         for i in indices:
             patch, target = self._patches[i], self._targets[i]
-            if isinstance(patch, Fused) and (
-                why := obstacle(target.module, target.above, frozenset())
-            ):
+            why = obstacle(target.module, target.above, frozenset())
+            if isinstance(patch, Fused) and why:
                 raise AttachError(
-                    f"the pipeline was changed while a bundle was attached: {self._layers[i]} now "
-                    f"has {why}",
+                    f"the pipeline was changed while a bundle was attached: {self._layers[i]} has "
+                    f"now {why}",
                     advice="Detach the bundle, and attach it again after the change",
                 )
             patch.refit(compute_dtype(target.module, torch.float32))
+
+    def _lost_loras(self) -> bool:
+        """Whether setting a weight drops what diffusers has fused into it, or brings it back."""
+        return Fused.mode in self._modes and _fused_loras(self._pipe) != self._fused_loras
 
     def _gates(self, index: int, progress: Fraction) -> Gates:
         """Plan times strengths: a layer's gates at this progress."""
@@ -205,20 +219,11 @@ class Replay:
 
     def _column(self, indices: Sequence[int], progress: Fraction) -> Column:
         """The gates of these layers, the same object whenever they are the same."""
-        if self._adapters_changed():
-            raise AttachError(
-                "LoRAs were fused or unfused while a bundle was attached, into weights that it "
-                "changes",
-                advice="Detach the bundle, load those LoRAs anew, fuse them, then attach again",
-            )
         made = tuple(self._gates(i, progress) for i in indices)
         return self._columns.setdefault(made, made)
 
-    def _adapters_changed(self) -> bool:
-        return Fused.mode in self._modes and _fused_adapters(self._pipe) != self._adapters
 
-
-def _fused_adapters(pipe: Any) -> int:  # noqa: ANN401 - any pipeline
+def _fused_loras(pipe: Any) -> int:  # noqa: ANN401 - any pipeline
     """How many LoRAs diffusers has fused into the base weights."""
     return getattr(pipe, "num_fused_loras", 0)
 

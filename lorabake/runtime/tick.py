@@ -24,7 +24,8 @@ class Tick(Uncopyable):
         clock: Tells the progress.
         patches: The denoiser's layers, at least one.
         column: Their gates at a progress; the same object where they are the same.
-        moved: Called when the denoiser's weights have changed their dtype or are gone.
+        state: Tells in what state the weights are, cheaply.
+        follow: Called when that has changed.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class Tick(Uncopyable):
         clock: Clock,
         patches: Sequence[Patch],
         column: Callable[[Fraction], Column],
-        moved: Callable[[], None],
+        state: Callable[[], object],
+        follow: Callable[[], None],
     ) -> None:
-        self._clock, self._patches, self._column, self._moved = clock, patches, column, moved
+        self._clock, self._patches, self._column = clock, patches, column
+        self._state, self._follow = state, follow
+        self._known = state()
         self._now: Column | None = None
-        self._state = patches[0].state
         self.seen: set[Fraction] = set()
         self._handle = denoiser.register_forward_pre_hook(
             self._set,  # pyright: ignore[reportAttributeAccessIssue] - the decorator is typed loosely
@@ -54,10 +57,10 @@ class Tick(Uncopyable):
     @torch.inference_mode(False)
     def _set(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         progress = self._clock.progress(args, kwargs)
-        if self._patches[0].state != self._state:
+        if (state := self._state()) != self._known:
             self._now = None
-            self._moved()
-            self._state = self._patches[0].state
+            self._follow()
+            self._known = state
         column = self._column(progress)
         if column is not self._now:
             self._now = None  # unknown, should one of the next lines fail

@@ -15,7 +15,8 @@ from lorabake import pipelines
 from lorabake.errors import BaseModelError
 from lorabake.lora import pair, read
 from lorabake.pipelines.blame import blame
-from lorabake.runtime.patch import Fused
+from lorabake.runtime.fused import Fused
+from lorabake.runtime.patch import Pair
 
 from .. import tiny
 from ..oracle import write_lora
@@ -146,15 +147,12 @@ def test_what_is_not_the_models_fault(error: type[BaseException]) -> None:
         raise error
 
 
-def test_a_defect_of_ours_inside_of_theirs_stays_one(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def defect(*_: object) -> None:
+def test_a_defect_of_ours_inside_of_theirs_stays_one(whole: Path) -> None:
+    def defect(_: int) -> Pair:
         raise ValueError("a defect")
 
     pipe = pipelines.load(whole, device=CPU)
-    patch = Fused(pipe.unet.conv_in, [])
-    monkeypatch.setattr(patch, "_follow", defect)
-    pipe.unet.register_forward_pre_hook(lambda *_: patch.apply(()))
+    patch = Fused(pipe.unet.conv_in, defect, "device")
+    pipe.unet.register_forward_pre_hook(lambda *_: patch.set((1.0, 0.0)))
     with pytest.raises(ValueError, match="a defect"):
         pipelines.render(pipe, "a cat", [0], num_inference_steps=1)
