@@ -33,6 +33,10 @@ class Fused(Patch):
         self._load(weight.dtype)
         self._handle = module.register_state_dict_post_hook(self)
 
+    def kept(self) -> list[Tensor]:
+        """W0."""
+        return [self._kept]
+
     def remove(self) -> None:
         """Set the weight to W0, bit for bit."""
         self._handle.remove()

@@ -31,6 +31,10 @@ class Hooked(Patch):
         self._load(dtype)
         self._handle = module.register_forward_hook(self._add, with_kwargs=True)
 
+    def tensors(self) -> list[Tensor]:
+        """The factors, and the slots."""
+        return [*super().tensors(), self._down, self._up]
+
     def remove(self) -> None:
         """Take the hook off; a graph that was compiled with it adds nothing any more."""
         self._handle.remove()

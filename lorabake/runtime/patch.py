@@ -56,6 +56,14 @@ class Patch(Uncopyable, ABC):
         if gates is not None:
             self.set(gates)
 
+    def tensors(self) -> list[Tensor]:
+        """What it holds of the LoRAs."""
+        return [factor for pair in self._ready.values() for factor in pair]
+
+    def kept(self) -> list[Tensor]:
+        """What it holds of the base model."""
+        return []
+
     @abstractmethod
     def remove(self) -> None:
         """Leave the layer as it was, bit for bit."""

@@ -86,6 +86,10 @@ class Replay:
             "method": self._bundle.manifest.method,
             "pipeline": type(self._pipe).__name__,
             "progress": [float(p) for p in progress],
+            "memory": {
+                "loras": sum(x.nbytes for patch in self._patches for x in patch.tensors()),
+                "kept": sum(x.nbytes for patch in self._patches for x in patch.kept()),
+            },
             "layers": [
                 {
                     "component": layer.component,

@@ -20,6 +20,13 @@ class Applied(TypedDict):
     gates: list[list[float] | None]
 
 
+class Memory(TypedDict):
+    """Bytes held at this moment: of the LoRAs in the form that replay needs, of base weights."""
+
+    loras: int
+    kept: int
+
+
 class Report(TypedDict):
     """What was applied where, as JSON; `progress` is ascending."""
 
@@ -27,6 +34,7 @@ class Report(TypedDict):
     method: str
     pipeline: str
     progress: list[float]
+    memory: Memory
     layers: list[Applied]
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lorabake.errors import OverrideError
 from lorabake.runtime import read
 
 from . import pipes
@@ -208,3 +209,22 @@ def test_only_a_changed_selection_touches_a_weight(case: Case) -> None:
         chosen = [gates(s, i, 20) for i in range(20)]
         switches = sum(a != b for a, b in pairwise(chosen))
         assert len(set(column)) == 1 + switches <= 2
+
+
+def test_memory_is_both_loras_and_the_kept_weights(case: Case) -> None:
+    layers = case.bundle.manifest.layers
+    loras = sum(x.nbytes for layer in layers for i in (0, 1) for x in case.bundle.factors(layer, i))
+    weights: list[Any] = [case.root.get_submodule(s.module).weight for s in case.specs]
+    for keep in ("device", "cpu"):
+        with case.bundle.attach(case.pipe, "fused", keep=keep) as replay:
+            pipes.render(case.pipe, 10)
+            held = replay.report()["memory"]
+            assert held["kept"] == sum(w.nbytes for w in weights)
+            assert 0 < held["loras"] <= loras  # what was never selected was never read
+    with case.bundle.attach(case.pipe, "hooks") as replay:
+        pipes.render(case.pipe, 10)
+        assert replay.report()["memory"]["kept"] == 0
+        assert 0 < replay.report()["memory"]["loras"] <= 2 * loras  # with the slots
+    assert replay.report()["memory"] == {"loras": 0, "kept": 0}
+    with pytest.raises(OverrideError, match="keep: there is no keep 'gpu'"):
+        case.bundle.attach(case.pipe, keep="gpu")  # type: ignore[arg-type] - on purpose
