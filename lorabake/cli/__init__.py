@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 
+from .bench import bench
 from .demo import demo
 from .frame import Frame
 from .generate import generate
@@ -23,7 +24,7 @@ def cli() -> None:
     """Bake a content LoRA and a style LoRA into one file that carries its own fusion plan."""
 
 
-for command in (make, inspect, plot, generate, verify, presets, demo):
+for command in (make, inspect, plot, generate, bench, verify, presets, demo):
     cli.add_command(command)
 
 

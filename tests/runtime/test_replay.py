@@ -145,7 +145,7 @@ def test_guidance_in_two_calls_in_any_order(case: Case, mode: Any) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_overrides(case: Case, mode: Any) -> None:
     case.pipe.scheduler = pipes.SCHEDULERS["ddim"]()
-    changed = {"alpha": 1.1, "beta": 0.7, "gamma": 1.3}
+    changed: dict[str, Any] = {"alpha": 1.1, "beta": 0.7, "gamma": 1.3}
     expected = case.reference(9, strengths=(0.8, 1.4), plan={"modulo": True, **changed}, cfg=False)
     with case.bundle.attach(
         case.pipe, mode, content_strength=0.8, style_strength=1.4, pattern="modulo", **changed
