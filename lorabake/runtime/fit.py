@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -12,23 +11,8 @@ from .bundle import Bundle
 from .caller import uncompiled
 from .errors import AttachError, listed
 from .manifest import DENOISERS
-from .patch import Patchable
+from .target import Patchable, Target, unwrapped
 from .weights import shape, unloaded
-
-_FUSED_AWAY = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A layer of the pipeline.
-
-    Attributes:
-        module: What computes W0·x.
-        above: The modules that contain it, outermost first, and itself.
-    """
-
-    module: Patchable
-    above: tuple[nn.Module, ...]
 
 
 def denoisers(pipe: Any) -> list[str]:  # noqa: ANN401 - anything may be called a pipeline
@@ -79,11 +63,10 @@ def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Targe
     targets: list[Target] = []
     misfits: list[str] = []
     for layer in bundle.manifest.layers:
-        above = _find(modules[layer.component], layer.module)
-        module = above[-1] if above else None
-        misfit = _misfit(module, bundle.shape(layer)) or _unused(above, layer.module)
-        if isinstance(module, Patchable) and not misfit:
-            targets.append(Target(module, above))
+        target = _find(modules[layer.component], layer.module)
+        misfit = _misfit(target, bundle.shape(layer))
+        if isinstance(target, Target) and not misfit:
+            targets.append(target)
         else:
             misfits.append(f"{layer} ({misfit})")
     if misfits:
@@ -96,42 +79,33 @@ def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Targe
     return targets
 
 
-def _find(modules: Mapping[str, nn.Module], path: str) -> tuple[nn.Module, ...]:
-    """A module by its path, after those above it; empty if it is not there.
-
-    PEFT puts its wrapper in the place of the layer it adapts.
-    """
+def _find(modules: Mapping[str, nn.Module], path: str) -> Target | nn.Module | None:
+    """A layer by its path; the module that stands there if it is none; None if none does."""
     stripped = path.removeprefix("text_model.")
     for spelling in (path, stripped, f"text_model.{path}"):
         if spelling in modules:
-            parts = spelling.split(".")
-            above = [modules[".".join(parts[:i])] for i in range(len(parts) + 1)]
-            while isinstance(base := getattr(above[-1], "base_layer", None), nn.Module):
-                above.append(base)
-            return tuple(above)
-    return ()
+            module, parts = unwrapped(modules[spelling]), spelling.split(".")
+            if not isinstance(module, Patchable):
+                return module
+            inside = tuple(modules[".".join(parts[:i])] for i in range(len(parts)))
+            return Target(module, inside, parts[-1])
+    return None
 
 
-def _unused(above: tuple[nn.Module, ...], path: str) -> str:
-    """Why a layer that is there would have no effect, or has no weights; empty if it would."""
-    if path.endswith(_FUSED_AWAY) and any(getattr(m, "fused_projections", False) for m in above):
-        return "bypassed since fuse_qkv_projections; call unfuse_qkv_projections"
-    if isinstance(above[-1], Patchable) and unloaded(above[-1], above):
-        return "its weight is on the meta device, not loaded"
-    return ""
-
-
-def _misfit(module: nn.Module | None, wanted: tuple[int, ...]) -> str:
-    """Why a layer of this shape cannot go there; empty if it can."""
-    if module is None:
+def _misfit(target: Target | nn.Module | None, wanted: tuple[int, ...]) -> str:
+    """Why a layer of this shape cannot go there, or would have no effect; empty if it can."""
+    if target is None:
         return "not there"
-    if not isinstance(module, Patchable):
-        return f"{type(module).__name__}, neither linear nor convolutional"
+    if not isinstance(target, Target):
+        return f"{type(target).__name__}, neither linear nor convolutional"
+    module = target.module
     if isinstance(module, nn.Conv2d) and module.groups != 1:
         return "a convolution in groups"
     if shape(module) != wanted:
         return f"{list(shape(module))} there, {list(wanted)} in the bundle"
-    return ""
+    if target.bypassed():
+        return "bypassed since fuse_qkv_projections; call unfuse_qkv_projections"
+    return "its weight is on the meta device, not loaded" if unloaded(target) else ""
 
 
 def _families(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> str:  # noqa: ANN401 - as above

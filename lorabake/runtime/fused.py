@@ -7,7 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .patch import Gates, Pair, Patch, Patchable, Read
+from .errors import AttachError
+from .patch import Gates, Pair, Patch, Read
+from .target import Target
 
 Keep = Literal["device", "cpu"]
 """Where W0 is kept: beside the weight, or in (pinned) CPU memory."""
@@ -17,25 +19,29 @@ class Fused(Patch):
     """Sets a layer's weight in place; W0 is kept, and it is W0 that a state dict holds.
 
     Args:
-        module: The layer.
+        target: The layer.
         read: Reads its factors.
         keep: Where W0 is kept.
     """
 
     mode = "fused"
 
-    def __init__(self, module: Patchable, read: Read, keep: Keep) -> None:
-        super().__init__(module, read)
-        weight = module.weight.detach()
-        self._keep = keep
+    def __init__(self, target: Target, read: Read, keep: Keep) -> None:
+        super().__init__(target, read)
+        weight = self.module.weight.detach()
+        self._keep, self._merged = keep, target.merged()
         self._kept = _pinned(weight) if keep == "cpu" else weight.clone()
         self._changed = False
         self._load(weight.dtype)
-        self._handle = module.register_state_dict_post_hook(self)
+        self._handle = self.module.register_state_dict_post_hook(self)
 
     def kept(self) -> list[Tensor]:
         """W0."""
         return [self._kept]
+
+    def lost(self) -> bool:
+        """Whether setting the weight drops what PEFT has merged into it, or brings it back."""
+        return self.target.merged() != self._merged
 
     def remove(self) -> None:
         """Set the weight to W0, bit for bit."""
@@ -51,6 +57,11 @@ class Fused(Patch):
 
     def _apply(self, gates: Gates) -> None:
         """Set the weight to W0 + Σ g_i·B_i·A_i, accumulated in float32 or wider, rounded once."""
+        if self.lost():
+            raise AttachError(
+                "a LoRA was fused or unfused while a bundle was attached, in weights that it sets",
+                advice="Detach the bundle, load that LoRA anew and fuse it, then attach again",
+            )
         weight = self.module.weight.detach()
         if self._keep == "device":
             self._kept = self._kept.to(weight.device)

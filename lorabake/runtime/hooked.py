@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .patch import Gates, Pair, Patch, Patchable, Read
+from .patch import Gates, Pair, Patch, Read
+from .target import Target
 
 
 class Hooked(Patch):
@@ -17,7 +18,7 @@ class Hooked(Patch):
     The branch is a pair of slots that are refilled in place, so a compiled graph stays valid.
 
     Args:
-        module: The layer.
+        target: The layer.
         read: Reads its factors.
         rank: Largest rank that can be live at once.
         dtype: What the branch computes in.
@@ -25,11 +26,11 @@ class Hooked(Patch):
 
     mode = "hooks"
 
-    def __init__(self, module: Patchable, read: Read, rank: int, dtype: torch.dtype) -> None:
-        super().__init__(module, read)
+    def __init__(self, target: Target, read: Read, rank: int, dtype: torch.dtype) -> None:
+        super().__init__(target, read)
         self._rank = rank
         self._load(dtype)
-        self._handle = module.register_forward_hook(self._add, with_kwargs=True)
+        self._handle = self.module.register_forward_hook(self._add, with_kwargs=True)
 
     def tensors(self) -> list[Tensor]:
         """The factors, and the slots."""

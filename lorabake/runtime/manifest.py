@@ -23,7 +23,7 @@ DENOISERS = ("unet", "transformer", "transformer_2")
 """The components that have a clock; the layers of any other are applied all the time."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
+_PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 

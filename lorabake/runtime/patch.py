@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import AttachError
+from .target import Target
 
 Pair = tuple[Tensor, Tensor]
 """(A, B): `[r, in]` or `[r, in, kh, kw]`, and `[out, r]` or `[out, r, 1, 1]`; r may be 0."""
@@ -18,7 +19,6 @@ Read = Callable[[int], Pair]
 """Reads a layer's factors of one source, as they are in the file."""
 
 Gates = tuple[float, ...]
-Patchable = nn.Linear | nn.Conv2d
 
 
 class Uncopyable:
@@ -36,8 +36,8 @@ class Patch(Uncopyable, ABC):
 
     mode: ClassVar[str]
 
-    def __init__(self, module: Patchable, read: Read) -> None:
-        self.module, self.read = module, read
+    def __init__(self, target: Target, read: Read) -> None:
+        self.target, self.module, self.read = target, target.module, read
         self._gates: Gates | None = None
         self._ready: dict[int, Pair] = {}
 

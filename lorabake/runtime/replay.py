@@ -16,14 +16,16 @@ from .caller import scheduler_for
 from .clock import Clock
 from .compiled import forget_graphs
 from .errors import AttachError, listed
-from .fit import Target, components, fit
+from .fit import components, fit
 from .fused import Fused, Keep
+from .guard import Guard
 from .hooked import Hooked
 from .manifest import DENOISERS
 from .overrides import STRENGTHS, chosen, scale_with, strength
 from .patch import Gates, Patch
 from .plan import Constant, Scale, gates
 from .report import Report, summary
+from .target import Target
 from .tick import Column, Tick
 from .weights import compute_dtype, obstacle, shared_weights
 
@@ -44,10 +46,10 @@ class Replay:
         self._targets: list[Target] = []
         self._patches: list[Patch] = []
         self._ticks: dict[str, Tick] = {}
+        self._guards: list[Guard] = []
         self._modes: list[str] = []
         self._reasons: list[str] = []
         self._columns: dict[Column, Column] = {}
-        self._fused_loras = _fused_loras(pipe)
 
     def __enter__(self) -> Self:
         return self
@@ -62,14 +64,13 @@ class Replay:
     @torch.inference_mode(False)
     def detach(self) -> None:
         """Put every weight back bit for bit and take every hook off; a second time does nothing."""
-        if self._patches and self._lost_loras():
+        if lost := self._lost():
             warnings.warn(
-                "LoRAs were fused or unfused while a bundle was attached. The base weights are "
-                "now as they were before that; load those LoRAs again",
+                f"while a bundle was attached, {lost}; load the model and its LoRAs again",
                 stacklevel=3,
             )
-        for tick in self._ticks.values():
-            tick.remove()
+        for hook in (*self._ticks.values(), *self._guards):
+            hook.remove()
         while self._patches:
             self._patches.pop().remove()
         if Hooked.mode in self._modes:
@@ -131,7 +132,7 @@ class Replay:
         if mode == "hooks":
             return ["as asked for"] * len(self._layers)
         shared = frozenset[int]().union(*map(shared_weights, roots.values()))
-        reasons = [obstacle(target.module, target.above, shared) for target in self._targets]
+        reasons = [obstacle(target, shared) for target in self._targets]
         odd = [f"{x} ({why})" for x, why in zip(self._layers, reasons, strict=True) if why]
         if mode == "fused" and odd:
             raise AttachError(
@@ -164,16 +165,18 @@ class Replay:
         if self._reasons[index]:
             rank = (sum if constant else max)(layer.ranks)
             dtype = compute_dtype(target.module, otherwise)
-            self._patches.append(Hooked(target.module, read, rank, dtype))
+            self._patches.append(Hooked(target, read, rank, dtype))
         else:
-            self._patches.append(Fused(target.module, read, keep))
+            self._patches.append(Fused(target, read, keep))
         self._modes.append(self._patches[-1].mode)
         if constant:  # acts before the first call of a denoiser too
             self._patches[-1].set(self._gates(index, Fraction(0)))
 
     def _watch(self, name: str) -> None:
-        """Set a clock going on a denoiser; what is no denoiser has none."""
+        """Guard a component; on a denoiser also set a clock going."""
         indices = [i for i, layer in enumerate(self._layers) if layer.component == name]
+        fused = [self._patches[i].module for i in indices if self._modes[i] == Fused.mode]
+        self._guards.append(Guard(self._roots[name], fused))
         if name in DENOISERS and indices:
             root = self._roots[name]
             self._ticks[name] = Tick(
@@ -181,40 +184,46 @@ class Replay:
                 Clock(root, partial(scheduler_for, self._pipe, root)),
                 [self._patches[i] for i in indices],
                 lru_cache(maxsize=4096)(partial(self._column, indices)),
-                partial(self._state, indices[0]),
+                # A layer that can be bypassed, if there is one, stands for all.
+                partial(self._state, max(indices, key=lambda i: self._targets[i].is_projection)),
                 partial(self._follow, indices),
             )
 
-    def _state(self, index: int) -> tuple[torch.dtype, bool, int]:
-        """By a layer: its denoiser's dtype, whether it is offloaded, LoRAs fused into it."""
-        weight = self._targets[index].module.weight
-        return weight.dtype, weight.is_meta, _fused_loras(self._pipe)
+    def _state(self, index: int) -> tuple[object, ...]:
+        """Of a layer: what tells that its denoiser was moved, packed, offloaded or rewired."""
+        target = self._targets[index]
+        hooked = ["_diffusers_hook" in vars(module) for module in target.around()]
+        weight = target.module.weight
+        return weight.dtype, weight.is_meta, hooked, target.bypassed()
 
     def _follow(self, indices: Sequence[int]) -> None:
         """Follow a denoiser whose weights have changed their dtype.
 
         Raises:
-            AttachError: They have changed in a way that cannot be followed.
+            AttachError: It has changed in a way that cannot be followed.
         """
-        if self._lost_loras():
-            raise AttachError(
-                "LoRAs were fused or unfused while a bundle was attached, in weights that it sets",
-                advice="Detach the bundle, load those LoRAs anew and fuse them, then attach again",
-            )
         for i in indices:
             patch, target = self._patches[i], self._targets[i]
-            why = obstacle(target.module, target.above, frozenset())
-            if isinstance(patch, Fused) and why:
+            why = obstacle(target) if isinstance(patch, Fused) else ""
+            if target.bypassed():
+                why = "a weight that fuse_qkv_projections bypasses"
+            if why:
                 raise AttachError(
                     f"the pipeline was changed while a bundle was attached: {self._layers[i]} has "
                     f"now {why}",
-                    advice="Detach the bundle, and attach it again after the change",
+                    advice="Undo that or detach the bundle, and attach it again after the change",
                 )
             patch.refit(compute_dtype(target.module, torch.float32))
 
-    def _lost_loras(self) -> bool:
-        """Whether setting a weight drops what diffusers has fused into it, or brings it back."""
-        return Fused.mode in self._modes and _fused_loras(self._pipe) != self._fused_loras
+    def _lost(self) -> str:
+        """What happened to the base weights that detaching cannot mend; empty if nothing did."""
+        fused = [patch for patch in self._patches if isinstance(patch, Fused)]
+        if any(patch.lost() for patch in fused):
+            return "a LoRA was fused into its weights or out of them, which is undone now"
+        groups = [patch.target.group_offloading() for patch in fused]
+        if any(getattr(group, "offload_to_disk_path", None) for group in groups):
+            return "group offloading has written the changed weights to disk"
+        return ""
 
     def _gates(self, index: int, progress: Fraction) -> Gates:
         """Plan times strengths: a layer's gates at this progress."""
@@ -225,11 +234,6 @@ class Replay:
         """The gates of these layers, the same object whenever they are the same."""
         made = tuple(self._gates(i, progress) for i in indices)
         return self._columns.setdefault(made, made)
-
-
-def _fused_loras(pipe: Any) -> int:  # noqa: ANN401 - any pipeline
-    """How many LoRAs diffusers has fused into the base weights."""
-    return getattr(pipe, "num_fused_loras", 0)
 
 
 @torch.inference_mode(False)

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from .patch import Patchable
+from .target import Patchable, Target
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def obstacle(module: Patchable, above: Sequence[nn.Module], shared: frozenset[int]) -> str:
+def obstacle(target: Target, shared: frozenset[int] = frozenset()) -> str:
     """Why a layer's weight cannot be changed in place; empty if it can.
 
     Args:
-        module: The layer.
-        above: The modules that contain it, and itself.
+        target: The layer.
         shared: Ids of parameters that several layers use.
     """
     # Not `module.weight`, which may be computed anew at each access.
-    weight = dict(module.named_parameters(recurse=False)).get("weight")
+    weight = dict(target.module.named_parameters(recurse=False)).get("weight")
     if weight is None:
         return "a parametrized weight"
-    if weight.device.type == "meta":
+    if weight.is_meta:
         return "an offloaded weight"
-    if any(_hooked(each, "group_offloading") for each in above):
+    if target.group_offloading() is not None:
         return "a weight under group offloading"
     for kind in (type(weight), type(weight.data)):
         if kind not in (nn.Parameter, Tensor):
             return f"a weight of the type {kind.__name__}"
-    if weight.dtype not in DTYPES or tuple(weight.shape) != shape(module):
+    if weight.dtype not in DTYPES or tuple(weight.shape) != shape(target.module):
         return f"a weight in {str(weight.dtype).removeprefix('torch.')}"
     if weight.is_inference():
         return "a weight made in inference mode"
     return "a weight that several layers share" if id(weight) in shared else ""
 
 
-def unloaded(module: Patchable, above: Sequence[nn.Module]) -> bool:
+def unloaded(target: Target) -> bool:
     """Whether a weight has no values at all, and nothing that would bring them for a call."""
-    return module.weight.device.type == "meta" and not any(
-        hasattr(each, "_hf_hook") or hasattr(each, "_diffusers_hook") for each in above
+    return target.module.weight.is_meta and not any(
+        hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook")
+        for module in target.around()
     )
 
 
@@ -67,9 +65,3 @@ def shape(module: Patchable) -> tuple[int, ...]:
     if isinstance(module, nn.Linear):
         return (module.out_features, module.in_features)
     return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
-
-
-def _hooked(module: nn.Module, name: str) -> bool:
-    """Whether diffusers has put a hook of this name on a module."""
-    registry = getattr(module, "_diffusers_hook", None)
-    return registry is not None and registry.get_hook(name) is not None

@@ -17,7 +17,7 @@ from lorabake.cli import cli
 from lorabake.cli.frame import Frame
 from lorabake.errors import RecipeError, VerifyError
 
-COMMANDS = ["make", "inspect", "plot", "generate", "verify", "presets", "demo"]
+COMMANDS = ["make", "inspect", "plot", "generate", "bench", "verify", "presets", "demo"]
 HEAVY = "{'torch', 'numpy', 'diffusers', 'transformers', 'matplotlib', 'PIL', 'tqdm'}"
 
 

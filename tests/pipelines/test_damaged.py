@@ -17,6 +17,7 @@ from lorabake.lora import pair, read
 from lorabake.pipelines.blame import blame
 from lorabake.runtime.fused import Fused
 from lorabake.runtime.patch import Pair
+from lorabake.runtime.target import Target
 
 from .. import tiny
 from ..oracle import write_lora
@@ -152,7 +153,7 @@ def test_a_defect_of_ours_inside_of_theirs_stays_one(whole: Path) -> None:
         raise ValueError("a defect")
 
     pipe = pipelines.load(whole, device=CPU)
-    patch = Fused(pipe.unet.conv_in, defect, "device")
+    patch = Fused(Target(pipe.unet.conv_in, (pipe.unet,), "conv_in"), defect, "device")
     pipe.unet.register_forward_pre_hook(lambda *_: patch.set((1.0, 0.0)))
     with pytest.raises(ValueError, match="a defect"):
         pipelines.render(pipe, "a cat", [0], num_inference_steps=1)
