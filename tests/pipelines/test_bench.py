@@ -75,8 +75,11 @@ def test_a_comparison(case: Case) -> None:
     sizes = [torch.Size(case.bundle.shape(layer)) for layer in layers]
     assert result.kept == 4 * sum(size.numel() for size in sizes)
     ranks = [sum(layer.ranks) for layer in layers]
-    assert 0 < result.loras <= 4 * sum(
-        rank * (size[0] + size[1:].numel()) for rank, size in zip(ranks, sizes, strict=True)
+    assert (
+        0
+        < result.loras
+        <= 4
+        * sum(rank * (size[0] + size[1:].numel()) for rank, size in zip(ranks, sizes, strict=True))
     )
     found = json.loads(json.dumps(result.to_json()))
     assert [row["way"] for row in found["rows"]] == KEYS
