@@ -27,15 +27,19 @@ def scheduler_for(pipe: Any, denoiser: nn.Module) -> Any:  # noqa: ANN401 - any 
     """
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage] - there is no other way to see a caller
     while frame is not None:
-        caller = frame.f_locals.get("self")
-        if caller is pipe or _owns(caller, denoiser):
-            return caller.scheduler  # type: ignore[union-attr] - both have one
+        # Only of methods: to look at a function's variables keeps them alive until it returns.
+        if frame.f_code.co_varnames[:1] == ("self",):
+            caller = frame.f_locals.get("self")
+            if caller is pipe or _owns(caller, denoiser):
+                return caller.scheduler  # type: ignore[union-attr] - both have one
         frame = frame.f_back
     return pipe.scheduler
 
 
 def _owns(caller: object, denoiser: nn.Module) -> bool:
     """Whether this is a pipeline around the denoiser."""
-    if isinstance(caller, nn.Module) or getattr(caller, "scheduler", None) is None:
-        return False
+    if isinstance(caller, nn.Module) or not hasattr(
+        getattr(caller, "scheduler", None), "timesteps"
+    ):
+        return False  # not one that schedules a learning rate, either
     return any(uncompiled(getattr(caller, name, None)) is denoiser for name in DENOISERS)

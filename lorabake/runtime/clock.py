@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,37 +13,39 @@ from torch import Tensor, nn
 
 from .errors import AttachError
 
-Form = Callable[[Tensor], Tensor]
-"""What a pipeline makes of the scheduler's timestep before it calls the denoiser."""
+Form = Callable[[Tensor, torch.dtype], Tensor]
+"""What a pipeline makes of the scheduler's timestep before it calls the denoiser in a dtype."""
 
 
-def _plain(t: Tensor) -> Tensor:
-    return t
+def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype)
 
 
-def _divided(t: Tensor) -> Tensor:
-    return t / 1000
+def _divided(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype) / 1000
 
 
-def _inverted(t: Tensor) -> Tensor:
-    return 1 - t / 1000
+def _divided_first(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return (t / 1000).to(dtype)
 
 
-def _earlier(t: Tensor) -> Tensor:
-    return t - 1
+def _inverted(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return (1 - t / 1000).to(dtype)
+
+
+def _earlier(t: Tensor, dtype: torch.dtype) -> Tensor:
+    return t.to(dtype) - 1
 
 
 # By the first letters of the denoiser's class. A value may be possible in two forms, 1.0 for
 # example: the last of SD3's timesteps or, divided, the first of FLUX's; and t / 1000 runs through
 # the same values as 1 − t / 1000, the other way round.
 _FORMS: dict[tuple[str, ...], Form] = {
-    (
-        "AuraFlow", "BriaFibo2", "Chroma", "Flux", "Krea2", "LongCatImage", "NucleusMoE", "Ovis",
-        "QwenImage",
-    ): _divided,
+    ("Chroma", "Flux", "LongCatImage", "NucleusMoE", "Ovis", "QwenImage"): _divided,
+    ("AuraFlow", "BriaFibo2", "Krea2", "LongCatAudio", "PRX"): _divided_first,
     ("Ideogram4", "Lumina", "ZImage"): _inverted,
     ("GlmImage",): _earlier,
-}  # fmt: skip
+}
 _NAMES = ("timestep", "timesteps", "t", "timestep_ratio")
 
 
@@ -52,7 +55,7 @@ def forms(denoiser: nn.Module) -> tuple[Form, ...]:
     own = next((form for names, form in _FORMS.items() if name.startswith(names)), _plain)
     scale = getattr(getattr(denoiser, "config", None), "timestep_scale", None)
     if isinstance(scale, float):
-        own = lambda t: t * scale  # noqa: E731 - Sana's own factor
+        own = lambda t, dtype: t.to(dtype) * scale  # noqa: E731 - Sana's own factor
     return tuple(dict.fromkeys((own, _plain, _divided)))
 
 
@@ -74,15 +77,22 @@ def position(
         roundings = dict.fromkeys((dtype, torch.bfloat16, torch.float16))
     else:
         roundings = {dtype: None}
-    # What is computed may differ in its last place between devices, and 1 − t / 1000 in that of 1.
-    slack = torch.finfo(dtype).eps * max(abs(timestep), 1.0) if dtype.is_floating_point else 0.0
     for form in forms:
+        slack = _slack(timestep, dtype, exact=form is _plain)
         for rounding in roundings:
-            distance = (form(timesteps.to(rounding)).double() - timestep).abs()
+            distance = (form(timesteps, rounding).double() - timestep).abs()
             nearest = int(distance.argmin())
             if float(distance[nearest]) <= slack:
                 return nearest
     return None
+
+
+def _slack(timestep: float, dtype: torch.dtype, *, exact: bool) -> float:
+    """How far the value of a form may be off: devices differ in its last place."""
+    if not dtype.is_floating_point or (exact and dtype.itemsize < 4):
+        return 0.0
+    # Of 1 − t / 1000 it is the last place of 1, of which no neighbour is so close in float32.
+    return torch.finfo(dtype).eps * max(abs(timestep), float(dtype.itemsize >= 4))
 
 
 class Clock:
@@ -126,7 +136,7 @@ class Clock:
 
     def _follow(self, scheduler: Any) -> None:  # noqa: ANN401 - any scheduler
         timesteps = getattr(scheduler, "timesteps", None)
-        if timesteps is None or len(timesteps) == 0:
+        if timesteps is None or len(timesteps) == 0 or _untouched(scheduler, len(timesteps)):
             raise AttachError(
                 f"{type(scheduler).__name__} has no timesteps yet",
                 advice="Call its set_timesteps before the denoiser",
@@ -150,9 +160,15 @@ class Clock:
         return Fraction(found, count)
 
 
+def _untouched(scheduler: Any, count: int) -> bool:  # noqa: ANN401 - any scheduler
+    """Whether its list is the one that most schedulers are made with, one of all timesteps."""
+    trained = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    return count == trained and getattr(scheduler, "num_inference_steps", None) is None
+
+
 def _single(timestep: object) -> tuple[float, torch.dtype]:
     """The one value of a number or of a batch of equal timesteps: one device transfer."""
-    if isinstance(timestep, int | float):
+    if isinstance(timestep, Real):
         return float(timestep), torch.float32
     if not isinstance(timestep, Tensor):
         raise AttachError(

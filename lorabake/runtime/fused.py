@@ -28,8 +28,9 @@ class Fused(Patch):
 
     def __init__(self, target: Target, read: Read, keep: Keep) -> None:
         super().__init__(target, read)
-        weight = self.module.weight.detach()
+        self._weight = self.module.weight
         self._keep, self._merged = keep, target.merged()
+        weight = self._weight.detach()
         self._kept = _pinned(weight) if keep == "cpu" else weight.clone()
         self._changed = False
         self._load(weight.dtype)
@@ -39,15 +40,26 @@ class Fused(Patch):
         """W0."""
         return [self._kept]
 
-    def lost(self) -> bool:
-        """Whether setting the weight drops what PEFT has merged into it, or brings it back."""
-        return self.target.merged() != self._merged
+    def lost(self) -> str:
+        """What has happened to the weight that `remove` cannot mend; empty if nothing has."""
+        weight = dict(self.module.named_parameters(recurse=False)).get("weight")
+        offloaded = weight is not None and weight.is_meta  # with W0, out of the state dict
+        if self.target.replaced or (weight is not self._weight and not offloaded):
+            return "a layer or its weight was replaced"
+        if self.target.merged() != self._merged:
+            return "a LoRA was fused into the weights or out of them"
+        if self.target.bypassed():
+            return "fuse_qkv_projections has copied the weights of the moment"
+        if getattr(self.target.group_offloading(), "offload_to_disk_path", None):
+            return "group offloading has written the weights of the moment to disk"
+        return ""
 
     def remove(self) -> None:
-        """Set the weight to W0, bit for bit."""
+        """Set the weight to W0, bit for bit, unless it is another's by now."""
         self._handle.remove()
-        if self._changed:
-            self.module.weight.detach().copy_(self._kept)
+        if self._changed and self.module.weight is self._weight:
+            self._weight.detach().copy_(self._kept)
+            torch.clear_autocast_cache()
 
     def _load(self, dtype: torch.dtype) -> None:
         self._kept = self._kept.to(dtype)
@@ -57,25 +69,28 @@ class Fused(Patch):
 
     def _apply(self, gates: Gates) -> None:
         """Set the weight to W0 + Σ g_i·B_i·A_i, accumulated in float32 or wider, rounded once."""
-        if self.lost():
+        if self.module.weight is not self._weight or self.target.merged() != self._merged:
             raise AttachError(
-                "a LoRA was fused or unfused while a bundle was attached, in weights that it sets",
-                advice="Detach the bundle, load that LoRA anew and fuse it, then attach again",
+                f"while a bundle was attached, {self.lost()}",
+                where=self.target.name,
+                advice="Detach the bundle, load the model and its LoRAs again, then attach again",
             )
-        weight = self.module.weight.detach()
+        weight = self._weight.detach()
         if self._keep == "device":
             self._kept = self._kept.to(weight.device)
         W0 = self._kept.to(weight.device, non_blocking=True)
         terms = list(self._live(gates, weight.device))
         self._changed = True
+        torch.clear_autocast_cache()  # which holds shorter copies of weights
         if len(terms) == 1 and weight.is_contiguous() and _same_dtype(weight, *terms[0][1:]):
             gate, down, up = terms[0]
             # One kernel: it accumulates in float32 also where the dtype is shorter.
             torch.addmm(W0.flatten(1), up, down, alpha=gate, out=weight.flatten(1))
             return
-        total = W0.to(torch.promote_types(W0.dtype, torch.float32)).flatten(1)
+        wide = torch.promote_types(W0.dtype, torch.float32)
+        total = W0.to(wide, copy=True).flatten(1)
         for gate, A, B in terms:
-            total = torch.addmm(total, B.to(total.dtype), A.to(total.dtype), alpha=gate)
+            total.addmm_(B.to(wide), A.to(wide), alpha=gate)  # in place: autocast leaves it alone
         weight.copy_(total.view(weight.shape))
 
     def __call__(self, module: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:

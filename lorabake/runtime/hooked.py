@@ -75,7 +75,12 @@ class Hooked(Patch):
             inner = module._conv_forward(x, self._down, None)  # pyright: ignore[reportPrivateUsage]
             return output + functional.conv2d(inner, self._up).to(output.dtype)
         inner = functional.linear(x, self._down)
-        if torch.is_grad_enabled() or output.dtype != inner.dtype or not output.is_contiguous():
+        if (
+            torch.is_grad_enabled()
+            or not output.dtype == inner.dtype == self._up.dtype
+            or not output.is_contiguous()
+            or len(module._forward_hooks) > 1  # pyright: ignore[reportPrivateUsage] - others may hold it
+        ):
             return output + functional.linear(inner, self._up).to(output.dtype)
         # The output is the layer's own fresh tensor: adding in place saves a pass over it.
         rows = inner.reshape(-1, inner.shape[-1])

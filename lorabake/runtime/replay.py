@@ -20,7 +20,7 @@ from .fit import components, fit
 from .fused import Fused, Keep
 from .guard import Guard
 from .hooked import Hooked
-from .manifest import DENOISERS
+from .manifest import DENOISERS, Layer
 from .overrides import STRENGTHS, chosen, scale_with, strength
 from .patch import Gates, Patch
 from .plan import Constant, Scale, gates
@@ -50,8 +50,14 @@ class Replay:
         self._modes: list[str] = []
         self._reasons: list[str] = []
         self._columns: dict[Column, Column] = {}
+        self._seen: dict[str, set[Fraction]] = {}
+        self._name = type(pipe).__name__
 
     def __enter__(self) -> Self:
+        if not self._roots:
+            raise AttachError(
+                "this replay has been detached", advice="Attach the bundle again with attach()"
+            )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -59,16 +65,12 @@ class Replay:
 
     def __repr__(self) -> str:
         state = summary(self._modes, self._reasons) if self._roots else "detached"
-        return f"<Replay of {self._bundle.path.name} in {type(self._pipe).__name__}: {state}>"
+        return f"<Replay of {self._bundle.path.name} in {self._name}: {state}>"
 
     @torch.inference_mode(False)
     def detach(self) -> None:
         """Put every weight back bit for bit and take every hook off; a second time does nothing."""
-        if lost := self._lost():
-            warnings.warn(
-                f"while a bundle was attached, {lost}; load the model and its LoRAs again",
-                stacklevel=3,
-            )
+        lost = {patch.lost() for patch in self._patches if isinstance(patch, Fused)} - {""}
         for hook in (*self._ticks.values(), *self._guards):
             hook.remove()
         while self._patches:
@@ -77,15 +79,24 @@ class Replay:
             forget_graphs(self._pipe, self._roots)
         while self._roots:
             delattr(self._roots.popitem()[1], _MARK)
+        # What is kept of base and LoRAs goes now, and not with the report.
+        for held in (self._ticks, self._guards, self._targets, self._columns):
+            held.clear()
+        self._pipe = None
+        if lost:
+            warnings.warn(
+                f"while a bundle was attached, {listed(sorted(lost))}; "
+                "load the model and its LoRAs again",
+                stacklevel=3,
+            )
 
     def report(self) -> Report:
         """What was applied where, up to now."""
-        seen = {name: tick.seen for name, tick in self._ticks.items()}
-        progress = sorted(set[Fraction]().union(*seen.values()))
+        progress = sorted(set[Fraction]().union(*self._seen.values()))
         return {
             "bundle": str(self._bundle.path),
             "method": self._bundle.manifest.method,
-            "pipeline": type(self._pipe).__name__,
+            "pipeline": self._name,
             "progress": [float(p) for p in progress],
             "memory": {
                 "loras": sum(x.nbytes for patch in self._patches for x in patch.tensors()),
@@ -99,7 +110,7 @@ class Replay:
                     "why": self._reasons[i],
                     "gates": [
                         list(self._gates(i, p))
-                        if p in seen.get(layer.component, progress)
+                        if p in self._seen.get(layer.component, progress)
                         else None
                         for p in progress
                     ],
@@ -113,6 +124,7 @@ class Replay:
         roots = components(self._bundle, self._pipe)
         self._targets = fit(self._bundle, self._pipe, roots)
         self._reasons = self._why_not_fused(mode, roots)
+        self._check_adapters()
         self._bundle.check_finite()
         self._hold(roots)
         otherwise = {name: getattr(root, "dtype", torch.float32) for name, root in roots.items()}
@@ -131,7 +143,7 @@ class Replay:
         """
         if mode == "hooks":
             return ["as asked for"] * len(self._layers)
-        shared = frozenset[int]().union(*map(shared_weights, roots.values()))
+        shared = shared_weights(roots.values())
         reasons = [obstacle(target, shared) for target in self._targets]
         odd = [f"{x} ({why})" for x, why in zip(self._layers, reasons, strict=True) if why]
         if mode == "fused" and odd:
@@ -141,6 +153,20 @@ class Replay:
                 advice="Use the mode auto or hooks, which leave such weights alone",
             )
         return reasons
+
+    def _check_adapters(self) -> None:
+        """Refuse DoRA beside a branch: it scales by the norm of a weight that lacks the branch.
+
+        Raises:
+            AttachError: There is one.
+        """
+        pairs = zip(self._layers, self._targets, self._reasons, strict=True)
+        if odd := [str(layer) for layer, target, why in pairs if why and target.dora]:
+            raise AttachError(
+                f"layers have a DoRA adapter, which needs fused weights: {listed(odd, 3)}",
+                where=str(self._bundle.path),
+                advice="Delete that adapter, or use the mode fused with weights that allow it",
+            )
 
     def _hold(self, roots: Mapping[str, nn.Module]) -> None:
         """Mark the components as taken.
@@ -161,22 +187,29 @@ class Replay:
     def _patch(self, index: int, keep: Keep, otherwise: torch.dtype) -> None:
         layer, target = self._layers[index], self._targets[index]
         read = partial(self._bundle.factors, layer)
-        constant = isinstance(layer.rule, Constant)
         if self._reasons[index]:
-            rank = (sum if constant else max)(layer.ranks)
             dtype = compute_dtype(target.module, otherwise)
-            self._patches.append(Hooked(target, read, rank, dtype))
+            self._patches.append(Hooked(target, read, self._rank(layer), dtype))
         else:
             self._patches.append(Fused(target, read, keep))
         self._modes.append(self._patches[-1].mode)
-        if constant:  # acts before the first call of a denoiser too
+        if isinstance(layer.rule, Constant):  # acts before the first call of a denoiser too
             self._patches[-1].set(self._gates(index, Fraction(0)))
+
+    def _rank(self, layer: Layer) -> int:
+        """Rank of a branch: what can be live at once, of any layer that selects.
+
+        So that the blocks of a denoiser are alike, and share their graphs when each is compiled.
+        """
+        peers = [x for x in self._layers if x.component == layer.component]
+        common = (max(x.ranks) for x in peers if not isinstance(x.rule, Constant))
+        own = (sum if isinstance(layer.rule, Constant) else max)(layer.ranks)
+        return max(own, *common, 0)
 
     def _watch(self, name: str) -> None:
         """Guard a component; on a denoiser also set a clock going."""
         indices = [i for i, layer in enumerate(self._layers) if layer.component == name]
-        fused = [self._patches[i].module for i in indices if self._modes[i] == Fused.mode]
-        self._guards.append(Guard(self._roots[name], fused))
+        self._guards.append(Guard(self._targets[i] for i in indices if not self._reasons[i]))
         if name in DENOISERS and indices:
             root = self._roots[name]
             self._ticks[name] = Tick(
@@ -187,14 +220,16 @@ class Replay:
                 # A layer that can be bypassed, if there is one, stands for all.
                 partial(self._state, max(indices, key=lambda i: self._targets[i].is_projection)),
                 partial(self._follow, indices),
+                self._seen.setdefault(name, set()),
             )
 
     def _state(self, index: int) -> tuple[object, ...]:
         """Of a layer: what tells that its denoiser was moved, packed, offloaded or rewired."""
         target = self._targets[index]
-        hooked = ["_diffusers_hook" in vars(module) for module in target.around()]
         weight = target.module.weight
-        return weight.dtype, weight.is_meta, hooked, target.bypassed()
+        hooked = ["_diffusers_hook" in vars(module) for module in target.around()]
+        kind = type(weight), type(weight.data)
+        return weight.dtype, weight.is_meta, kind, hooked, target.bypassed(), target.replaced
 
     def _follow(self, indices: Sequence[int]) -> None:
         """Follow a denoiser whose weights have changed their dtype.
@@ -204,9 +239,12 @@ class Replay:
         """
         for i in indices:
             patch, target = self._patches[i], self._targets[i]
-            why = obstacle(target) if isinstance(patch, Fused) else ""
-            if target.bypassed():
+            if target.replaced:
+                why = "another layer in its place"
+            elif target.bypassed():
                 why = "a weight that fuse_qkv_projections bypasses"
+            else:
+                why = obstacle(target) if isinstance(patch, Fused) else ""
             if why:
                 raise AttachError(
                     f"the pipeline was changed while a bundle was attached: {self._layers[i]} has "
@@ -214,16 +252,6 @@ class Replay:
                     advice="Undo that or detach the bundle, and attach it again after the change",
                 )
             patch.refit(compute_dtype(target.module, torch.float32))
-
-    def _lost(self) -> str:
-        """What happened to the base weights that detaching cannot mend; empty if nothing did."""
-        fused = [patch for patch in self._patches if isinstance(patch, Fused)]
-        if any(patch.lost() for patch in fused):
-            return "a LoRA was fused into its weights or out of them, which is undone now"
-        groups = [patch.target.group_offloading() for patch in fused]
-        if any(getattr(group, "offload_to_disk_path", None) for group in groups):
-            return "group offloading has written the changed weights to disk"
-        return ""
 
     def _gates(self, index: int, progress: Fraction) -> Gates:
         """Plan times strengths: a layer's gates at this progress."""

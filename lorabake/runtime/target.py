@@ -40,6 +40,16 @@ class Target:
         yield from self.wrappers()
         yield self.module
 
+    @property
+    def replaced(self) -> bool:
+        """Whether another layer stands in its place now."""
+        return unwrapped(getattr(self.inside[-1], self.name, self.inside[-1])) is not self.module
+
+    @property
+    def dora(self) -> bool:
+        """Whether an adapter computes with its weight, beside what the layer computes."""
+        return any(len(getattr(w, "lora_magnitude_vector", ())) > 0 for w in self.wrappers())
+
     def merged(self) -> int:
         """How many adapters PEFT has merged into its weight."""
         return sum(len(getattr(wrapper, "merged_adapters", ())) for wrapper in self.wrappers())

@@ -26,6 +26,7 @@ class Tick(Uncopyable):
         column: Their gates at a progress; the same object where they are the same.
         state: Tells in what state the weights are, cheaply.
         follow: Called when that has changed.
+        seen: Gets the progress of every call.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class Tick(Uncopyable):
         column: Callable[[Fraction], Column],
         state: Callable[[], object],
         follow: Callable[[], None],
+        seen: set[Fraction],
     ) -> None:
         self._clock, self._patches, self._column = clock, patches, column
-        self._state, self._follow = state, follow
+        self._state, self._follow, self._seen = state, follow, seen
         self._known = state()
         self._now: Column | None = None
-        self.seen: set[Fraction] = set()
         self._handle = denoiser.register_forward_pre_hook(
             self._set,  # pyright: ignore[reportAttributeAccessIssue] - the decorator is typed loosely
             prepend=True,
@@ -67,4 +68,4 @@ class Tick(Uncopyable):
             for patch, gates in zip(self._patches, column, strict=True):
                 patch.set(gates)
             self._now = column
-        self.seen.add(progress)
+        self._seen.add(progress)

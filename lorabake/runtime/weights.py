@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -43,12 +45,13 @@ def unloaded(target: Target) -> bool:
     )
 
 
-def shared_weights(root: nn.Module) -> frozenset[int]:
-    """Ids of the parameters that stand in a model more than once."""
+def shared_weights(roots: Iterable[nn.Module]) -> frozenset[int]:
+    """Ids of the parameters that stand in these models more than once."""
     seen: set[int] = set()
     twice: set[int] = set()
-    for _, parameter in root.named_parameters(remove_duplicate=False):
-        (twice if id(parameter) in seen else seen).add(id(parameter))
+    for root in roots:
+        for _, parameter in root.named_parameters(remove_duplicate=False):
+            (twice if id(parameter) in seen else seen).add(id(parameter))
     return frozenset(twice)
 
 

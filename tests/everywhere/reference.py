@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..runtime.naive_bundle import Spec, gates
 
-CLOSE = 1e-5
+CLOSE = 3e-5  # float32 in another order of sums; a plan shifted by one step is off by 9e-4 and more
 DIFFERENT = 1e-3  # the base model's own output is further away than this
 
 

@@ -63,7 +63,9 @@ def test_placed_while_attached(
     refused = settle(lambda: stage.base(STEPS), expected, names(stage))
     if refused and place.startswith("group") and place.endswith("to disk"):
         # The file has what the weights were at that moment, and nobody can tell diffusers.
-        with pytest.warns(UserWarning, match="written the changed weights to disk; load the model"):
+        with pytest.warns(
+            UserWarning, match="written the weights of the moment to disk; load the model"
+        ):
             replay.detach()
         return ledger.refused("weights", row, mode, "names the layers; load the model again")
     replay.detach()

@@ -4,6 +4,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -105,3 +106,41 @@ def test_errors() -> None:
     for none in (None, []):
         with pytest.raises(AttachError, match="no timesteps yet"):
             clock(none).progress((), {"timestep": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "late"), [("AuraFlow", True), ("Krea2", True), ("PRX", True), ("Flux", False)]
+)
+@pytest.mark.parametrize("shift", [1.0, 1.73, 3.0])
+@pytest.mark.parametrize("steps", [28, 50, 100])
+def test_divided_and_rounded_in_the_order_of_the_pipeline(
+    name: str, late: bool, shift: float, steps: int
+) -> None:
+    timesteps = flow(steps, shift)
+    it = clock(timesteps, type(f"{name}Transformer", (Denoiser,), {})())
+    given = timesteps / 1000 if late else timesteps.bfloat16() / 1000
+    called = [float(t) for t in given.bfloat16()]
+    for value in called:
+        # Two may be rounded to the same value: then it is the first.
+        found = it.progress((), {"timestep": torch.tensor([value], dtype=torch.bfloat16)})
+        assert found == Fraction(called.index(value), steps)
+
+
+def test_a_schedule_that_nobody_has_set() -> None:
+    pipe = SimpleNamespace(scheduler=DDIMScheduler())
+    it = Clock(Denoiser(), lambda: pipe.scheduler)
+    with pytest.raises(AttachError, match="DDIMScheduler has no timesteps yet"):
+        it.progress((), {"timestep": 500})
+    pipe.scheduler.set_timesteps(1000)
+    assert it.progress((), {"timestep": 999}) == 0
+    assert it.progress((), {"timestep": np.int64(499)}) == Fraction(1, 2)
+
+
+def test_a_rounded_timestep_that_is_none() -> None:
+    it = clock(torch.linspace(1000, 100, 10))
+    for wrong in (904.0, 896.0):
+        with pytest.raises(AttachError, match="none of the scheduler's 10"):
+            it.progress((), {"timestep": torch.tensor([wrong], dtype=torch.bfloat16)})
+    assert it.progress((), {"timestep": torch.tensor([900.0], dtype=torch.bfloat16)}) == Fraction(
+        1, 10
+    )
