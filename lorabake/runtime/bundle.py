@@ -18,7 +18,8 @@ from .plan import CONTENT, STYLE, Constant, select, steps_of
 
 if TYPE_CHECKING:
     from .fused import Keep
-    from .replay import Mode, Replay
+    from .modes import Mode
+    from .replay import Replay
 
 _AGAIN = "The file is damaged or was changed by another tool; make the bundle again"
 
