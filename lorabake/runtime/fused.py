@@ -30,15 +30,12 @@ class Fused(Patch):
         super().__init__(target, read)
         self._weight = self.module.weight
         self._keep, self._merged = keep, target.merged()
-        weight = self._weight.detach()
-        self._kept = _pinned(weight) if keep == "cpu" else weight.clone()
-        self._changed = False
-        self._load(weight.dtype)
+        self._kept: Tensor | None = None
         self._handle = self.module.register_state_dict_post_hook(self)
 
     def kept(self) -> list[Tensor]:
-        """W0."""
-        return [self._kept]
+        """W0, once the weight has been changed."""
+        return [] if self._kept is None else [self._kept]
 
     def lost(self) -> str:
         """What has happened to the weight that `remove` cannot mend; empty if nothing has."""
@@ -57,15 +54,16 @@ class Fused(Patch):
     def remove(self) -> None:
         """Set the weight to W0, bit for bit, unless it is another's by now."""
         self._handle.remove()
-        if self._changed and self.module.weight is self._weight:
+        if self._kept is not None and self.module.weight is self._weight:
             self._weight.detach().copy_(self._kept)
             torch.clear_autocast_cache()
 
     def _load(self, dtype: torch.dtype) -> None:
-        self._kept = self._kept.to(dtype)
+        if self._kept is not None:
+            self._kept = self._kept.to(dtype)
 
     def _form(self, A: Tensor, B: Tensor) -> Pair:
-        return _product_in(self._kept.dtype, A.flatten(1), B.flatten(1))
+        return _product_in(self._weight.dtype, A.flatten(1), B.flatten(1))
 
     def _apply(self, gates: Gates) -> None:
         """Set the weight to W0 + Σ g_i·B_i·A_i, accumulated in float32 or wider, rounded once."""
@@ -76,11 +74,8 @@ class Fused(Patch):
                 advice="Detach the bundle, load the model and its LoRAs again, then attach again",
             )
         weight = self._weight.detach()
-        if self._keep == "device":
-            self._kept = self._kept.to(weight.device)
-        W0 = self._kept.to(weight.device, non_blocking=True)
+        W0 = self._original(weight)
         terms = list(self._live(gates, weight.device))
-        self._changed = True
         torch.clear_autocast_cache()  # which holds shorter copies of weights
         if len(terms) == 1 and weight.is_contiguous() and _same_dtype(weight, *terms[0][1:]):
             gate, down, up = terms[0]
@@ -93,9 +88,18 @@ class Fused(Patch):
             total.addmm_(B.to(wide), A.to(wide), alpha=gate)  # in place: autocast leaves it alone
         weight.copy_(total.view(weight.shape))
 
+    def _original(self, weight: Tensor) -> Tensor:
+        """W0, beside the weight; kept from the first change on."""
+        if self._kept is None:
+            self._kept = _pinned(weight) if self._keep == "cpu" else weight.clone()
+        elif self._keep == "device":
+            self._kept = self._kept.to(weight.device)
+        return self._kept.to(weight.device, non_blocking=True)
+
     def __call__(self, module: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:
         """Put W0 into a state dict; torch marks such hooks, which a bound method does not allow."""
-        if (saved := state.get(f"{prefix}weight")) is not None:
+        saved = state.get(f"{prefix}weight")
+        if saved is not None and self._kept is not None:
             state[f"{prefix}weight"] = self._kept.to(saved.device, saved.dtype)
 
 

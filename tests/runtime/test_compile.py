@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,12 @@ from .naive_bundle import one_of_each, write
 
 MODES = ("fused", "hooks")
 
-# torch itself, where it imports its compiler.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+pytestmark = [
+    # torch itself, where it imports its compiler.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch"),
+    # diffusers' Euler hands torch tensors to numpy 2 in the old way.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +52,11 @@ WAYS = {"whole": whole, "in place": in_place, "regional": regional}
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """All blocks alike, as in a trained LoRA."""
+    """Every layer selects, as in trained LoRAs, whose ranks may differ from layer to layer."""
     transformer = pipes.flux().transformer
     specs = one_of_each("transformer", transformer)
-    for spec in specs:
-        spec.ranks = (2, 3)
+    for i, spec in enumerate(specs):
+        spec.ranks = [(2, 3), (1, 2), (4, 3)][i % 3]
         if "gates" in spec.rule:
             spec.rule = {"scores": [1.0, 1.0]}
     path = tmp_path_factory.mktemp("bundle") / "b.safetensors"
@@ -107,6 +112,29 @@ def test_compiled_after(bundle: Bundle, mode: Any, way: str) -> None:
     assert not counters["graph_break"]
     assert error(found, eager(bundle, mode)) <= 1e-5
     assert error(pipes.render(pipe, 6), pipes.render(pipes.flux(), 6)) <= 1e-5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_unet(tmp_path: Path, mode: Any) -> None:
+    """Convolutions as well; another image size costs what it costs without a bundle."""
+    pipe, plain = pipes.sdxl(), pipes.sdxl()
+    bundle = read(
+        write(tmp_path / "b.safetensors", one_of_each("unet", pipe.unet), {"unet": pipe.unet})
+    )
+    with bundle.attach(pipe, mode):
+        expected = pipes.render(pipe, 5)
+    backend, without = CompileCounter(), CompileCounter()
+    pipe.unet = torch.compile(pipe.unet, backend=backend, fullgraph=True)
+    plain.unet = torch.compile(plain.unet, backend=without, fullgraph=True)
+    with bundle.attach(pipe, mode):
+        assert error(pipes.render(pipe, 5), expected) <= 1e-5
+        assert backend.frame_count == 1
+        pipes.render(pipe, 5, batch=2)
+        pipes.render(pipe, 5)
+    pipes.render(plain, 5)
+    pipes.render(plain, 5, batch=2)
+    assert backend.frame_count == without.frame_count
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize("mode", MODES)
