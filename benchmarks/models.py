@@ -115,9 +115,10 @@ def painter(pipe: Any, size: int, text: dict[str, Tensor]) -> Painter:  # noqa: 
 
 
 def write(path: Path, component: str, root: nn.Module, rank: int, seed: int) -> None:
-    """A LoRA as trained ones are: every layer of another strength, float16."""
+    """A LoRA as trained ones are: every layer of another strength; FLUX in bfloat16."""
     dice = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
+    dtype = torch.float16 if component == "unet" else torch.bfloat16
     for name, module in root.named_modules():
         # UNet LoRAs have the attention, transformer LoRAs every linear layer of the blocks.
         wanted = name.endswith(ATTENTION) if component == "unet" else "transformer_blocks" in name
@@ -125,6 +126,6 @@ def write(path: Path, component: str, root: nn.Module, rank: int, seed: int) -> 
             strength = 10 ** (float(torch.rand((), generator=dice)) - 2.5)
             down = torch.randn(rank, module.in_features, generator=dice) / rank
             up = torch.randn(module.out_features, rank, generator=dice) * strength
-            tensors[f"{component}.{name}.lora_A.weight"] = down.half()
-            tensors[f"{component}.{name}.lora_B.weight"] = up.half()
+            tensors[f"{component}.{name}.lora_A.weight"] = down.to(dtype)
+            tensors[f"{component}.{name}.lora_B.weight"] = up.to(dtype)
     save_file(tensors, path)

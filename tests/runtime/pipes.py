@@ -83,12 +83,13 @@ def sdxl(**changes: Any) -> StableDiffusionXLPipeline:
     return quiet(StableDiffusionXLPipeline(**NOTHING, **parts, add_watermarker=False))
 
 
-def flux() -> FluxPipeline:
+def flux(blocks: int = 2) -> FluxPipeline:
+    """With so many blocks of each kind."""
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
         in_channels=4,
-        num_layers=2,
-        num_single_layers=2,
+        num_layers=blocks,
+        num_single_layers=blocks,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=12,

@@ -50,34 +50,43 @@ def regional(pipe: Any, backend: Any) -> None:
 WAYS = {"whole": whole, "in place": in_place, "regional": regional}
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def blocks(way: str) -> int:
+    """Two of each kind where they are to share a graph."""
+    return 2 if way == "regional" else 1
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, blocks: int) -> Bundle:
     """Every layer selects, as in trained LoRAs, whose ranks may differ from layer to layer."""
-    transformer = pipes.flux().transformer
+    transformer = pipes.flux(blocks).transformer
     specs = one_of_each("transformer", transformer)
     for i, spec in enumerate(specs):
         spec.ranks = [(2, 3), (1, 2), (4, 3)][i % 3]
         if "gates" in spec.rule:
             spec.rule = {"scores": [1.0, 1.0]}
-    path = tmp_path_factory.mktemp("bundle") / "b.safetensors"
-    return read(write(path, specs, {"transformer": transformer}))
+    return read(write(tmp_path / "b.safetensors", specs, {"transformer": transformer}))
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def eager(bundle: Bundle, mode: Any, steps: int = 6) -> torch.Tensor:
-    pipe = pipes.flux()
+def eager(bundle: Bundle, mode: Any, blocks: int) -> torch.Tensor:
+    pipe = pipes.flux(blocks)
     with bundle.attach(pipe, mode):
-        return pipes.render(pipe, steps)
+        return pipes.render(pipe, 6)
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", MODES)
-def test_compiled_before(bundle: Bundle, mode: Any, way: str) -> None:
+def test_compiled_before(bundle: Bundle, mode: Any, way: str, blocks: int) -> None:
     """Also when graphs from a run without the bundle are there already."""
-    pipe, backend = pipes.flux(), CompileCounter()
+    pipe, backend = pipes.flux(blocks), CompileCounter()
     WAYS[way](pipe, backend)
     plain = pipes.render(pipe, 6)
     without = backend.frame_count
@@ -89,16 +98,15 @@ def test_compiled_before(bundle: Bundle, mode: Any, way: str) -> None:
     assert added == (0 if mode == "fused" else without)
     assert not counters["graph_break"]
     assert len(replay.report()["progress"]) == 6
-    assert error(found, eager(bundle, mode)) <= 1e-5
+    assert error(found, eager(bundle, mode, blocks)) <= 1e-5
     assert error(plain, found) > 1e-2
     assert torch.equal(pipes.render(pipe, 6), plain)
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", MODES)
-def test_compiled_after(bundle: Bundle, mode: Any, way: str) -> None:
-    pipe, backend, without = pipes.flux(), CompileCounter(), CompileCounter()
-    plain = pipes.flux()
+def test_compiled_after(bundle: Bundle, mode: Any, way: str, blocks: int) -> None:
+    pipe, backend, without = pipes.flux(blocks), CompileCounter(), CompileCounter()
+    plain = pipes.flux(blocks)
     WAYS[way](plain, without)
     pipes.render(plain, 2)
     with bundle.attach(pipe, mode):
@@ -110,14 +118,14 @@ def test_compiled_after(bundle: Bundle, mode: Any, way: str) -> None:
         assert backend.frame_count == without.frame_count
         assert way == "regional" or backend.frame_count == 1
     assert not counters["graph_break"]
-    assert error(found, eager(bundle, mode)) <= 1e-5
-    assert error(pipes.render(pipe, 6), pipes.render(pipes.flux(), 6)) <= 1e-5
+    assert error(found, eager(bundle, mode, blocks)) <= 1e-5
+    assert error(pipes.render(pipe, 6), pipes.render(pipes.flux(blocks), 6)) <= 1e-5
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_unet(tmp_path: Path, mode: Any) -> None:
     """Convolutions as well; another image size costs what it costs without a bundle."""
-    pipe, plain = pipes.sdxl(), pipes.sdxl()
+    pipe, plain = pipes.sd(), pipes.sd()
     bundle = read(
         write(tmp_path / "b.safetensors", one_of_each("unet", pipe.unet), {"unet": pipe.unet})
     )
@@ -138,11 +146,13 @@ def test_a_unet(tmp_path: Path, mode: Any) -> None:
     assert not counters["graph_break"]
 
 
+@pytest.mark.parametrize("way", ["regional"], indirect=True)
 @pytest.mark.parametrize("mode", MODES)
-def test_inductor(bundle: Bundle, mode: Any) -> None:
+def test_inductor(bundle: Bundle, mode: Any, blocks: int) -> None:
     """The real compiler: weights and slots that change in place are not constants to it."""
-    pipe, backend = pipes.flux(), CompileCounterWithBackend("inductor")
+    pipe, backend = pipes.flux(blocks), CompileCounterWithBackend("inductor")
     with bundle.attach(pipe, mode):
-        regional(pipe, backend)
-        found = pipes.render(pipe, 4)
-    assert error(found, eager(bundle, mode, 4)) <= 1e-5
+        pipe.transformer.single_transformer_blocks[-1].compile(backend=backend, fullgraph=True)
+        found = pipes.render(pipe, 6)
+    assert backend.frame_count == 1
+    assert error(found, eager(bundle, mode, blocks)) <= 1e-5
