@@ -39,7 +39,8 @@ def components(bundle: Bundle, pipe: Any) -> dict[str, nn.Module]:  # noqa: ANN4
     """
     found: dict[str, nn.Module] = {}
     wanted = dict.fromkeys(layer.component for layer in bundle.manifest.layers)
-    first = next((name for name in denoisers(pipe) if name in wanted), denoisers(pipe)[0])
+    names = denoisers(pipe)
+    first = next((name for name in names if name in wanted), names[0])
     for name in dict.fromkeys((first, *wanted)):
         module = uncompiled(getattr(pipe, name, None))
         if not isinstance(module, nn.Module):

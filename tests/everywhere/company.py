@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..runtime import pipes
 from ..runtime.pipes import draw
-from .clip import clip, words
+from .clip import words
 
 
 def vae() -> AutoencoderKL:
@@ -31,7 +31,7 @@ def vae() -> AutoencoderKL:
 
 def whole(folder: Path) -> Any:
     """A pipeline with all its parts."""
-    return pipes.sd(text_encoder=clip(), tokenizer=words(folder / "words"), vae=vae())
+    return pipes.sd(text_encoder=pipes.clip(), tokenizer=words(folder / "words"), vae=vae())
 
 
 def image_prompt(pipe: Any) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..runtime import pipes
 from .adapters import SAME, STORIES, add, load
-from .clip import clip
 from .hand import by_weights, layer
 from .ledger import Ledger
 from .stage import CLEAR, Stage, error, names, render, settle
@@ -88,7 +87,7 @@ def weights(stage: Stage) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("make", [lambda: pipes.sd(text_encoder=clip()), pipes.flux])
+@pytest.mark.parametrize("make", [lambda: pipes.sd(text_encoder=pipes.clip()), pipes.flux])
 def test_scale_of_a_call(make: Any, tmp_path: Path, mode: Any, ledger: Ledger, seed: int) -> None:
     """It scales the adapters and not the bundle, for that call alone."""
     stage = Stage(make(), tmp_path, seed)

@@ -20,6 +20,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import (
 )
 from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
 
 SCHEDULERS: dict[str, Callable[[], Any]] = {
     "ddim": lambda: DDIMScheduler(clip_sample=False, steps_offset=1),
@@ -36,6 +37,21 @@ NOTHING: dict[str, Any] = dict.fromkeys(
 def quiet(pipe: Any) -> Any:
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def clip(seed: int = 3) -> CLIPTextModel:
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(
+        vocab_size=40,
+        hidden_size=12,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=8,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return CLIPTextModel(config).eval()
 
 
 def tiny_unet(seed: int = 0, **changes: Any) -> UNet2DConditionModel:

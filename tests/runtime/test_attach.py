@@ -12,7 +12,6 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
 
 from lorabake.errors import AttachError, BundleError, OverrideError
 from lorabake.runtime import Bundle, read
@@ -26,24 +25,9 @@ MODES = ("fused", "hooks")
 QUERY = "text_model.encoder.layers.1.self_attn.q_proj"
 
 
-def clip(seed: int = 3) -> CLIPTextModel:
-    torch.manual_seed(seed)
-    config = CLIPTextConfig(
-        vocab_size=30,
-        hidden_size=12,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=8,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return CLIPTextModel(config).eval()
-
-
 @pytest.fixture
 def pipe() -> Any:
-    return pipes.sd(text_encoder=clip())
+    return pipes.sd(text_encoder=pipes.clip())
 
 
 def bundle_for(pipe: Any, folder: Path, **edit: Any) -> tuple[Bundle, list[Spec]]:
@@ -101,7 +85,7 @@ def test_attaching_twice_is_refused(pipe: Any, tmp_path: Path) -> None:
     with bundle.attach(pipe, "fused"):
         during = state(pipe)
         sharing_text = pipes.sd(text_encoder=pipe.text_encoder)
-        sharing_unet = pipes.sd(text_encoder=clip(), unet=pipe.unet)
+        sharing_unet = pipes.sd(text_encoder=pipes.clip(), unet=pipe.unet)
         for other in (pipe, sharing_text, sharing_unet):
             for mode in ("auto", *MODES):
                 with pytest.raises(AttachError, match=r"attached to this .* already"):
@@ -142,7 +126,7 @@ def test_text_encoder_layers_act_from_the_start(pipe: Any, tmp_path: Path, mode:
         plain = pipe.text_encoder(ids)[0]
         with bundle.attach(pipe, mode, content_strength=2.0):
             found = pipe.text_encoder(ids)[0]
-        reference = clip()
+        reference = pipes.clip()
         layer_of(reference, QUERY).weight += 2 * specs[0].deltas[0] + 0.5 * specs[0].deltas[1]
         expected: Any = reference(ids)[0]
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -198,11 +182,11 @@ def test_report(pipe: Any, tmp_path: Path) -> None:
 
 def test_another_model(pipe: Any, tmp_path: Path) -> None:
     bundle, _ = bundle_for(pipe, tmp_path)
-    wide = pipes.sd(text_encoder=clip(), unet=pipes.tiny_unet(cross_attention_dim=20))
+    wide = pipes.sd(text_encoder=pipes.clip(), unet=pipes.tiny_unet(cross_attention_dim=20))
     xl = pipes.sdxl(cross_attention_dim=20)
-    xl.text_encoder = clip()
+    xl.text_encoder = pipes.clip()
     flux = pipes.flux()
-    flux.text_encoder = clip()
+    flux.text_encoder = pipes.clip()
     for other, message in (
         (wide, r"2 of \d+ layers do not fit: unet.*to_k \(\[12, 20\] there, \[12, 12\] in the"),
         (xl, "StableDiffusionXLPipeline with UNet2DConditionModel, which looks like sdxl"),

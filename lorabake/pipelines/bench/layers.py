@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import AttachError, listed
 from ...runtime import Bundle
+from ...runtime.caller import uncompiled
 from ...runtime.manifest import Layer
+from ...runtime.weights import DTYPES
 
 Weighted = nn.Linear | nn.Conv2d
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def roots(bundle: Bundle, pipe: Any) -> dict[str, nn.Module]:  # noqa: ANN401 - any pipeline
@@ -22,7 +23,7 @@ def roots(bundle: Bundle, pipe: Any) -> dict[str, nn.Module]:  # noqa: ANN401 - 
     """
     names = dict.fromkeys(layer.component for layer in bundle.manifest.layers)
     modules = {n: getattr(pipe, n) for n in names if not n.startswith("text_encoder")}
-    return {name: getattr(module, "_orig_mod", module) for name, module in modules.items()}
+    return {name: cast(nn.Module, uncompiled(module)) for name, module in modules.items()}
 
 
 def targets(bundle: Bundle, pipe: Any) -> list[tuple[Layer, Weighted]]:  # noqa: ANN401 - as above
@@ -64,18 +65,10 @@ def device(bundle: Bundle, pipe: Any) -> torch.device:  # noqa: ANN401 - as abov
     return given if isinstance(given, torch.device) else next(root.parameters()).device
 
 
-def compute_dtype(root: nn.Module, module: Weighted) -> torch.dtype:
-    """What a layer computes in, also where its weight is stored in less."""
-    for dtype in (module.weight.dtype, getattr(root, "dtype", None)):
-        if dtype in _FLOATS:
-            return dtype
-    return torch.float32
-
-
 def _plain(shape: tuple[int, ...], weight: Tensor) -> bool:
     return (
         type(weight) is Tensor
-        and weight.dtype in _FLOATS
+        and weight.dtype in DTYPES
         and tuple(weight.shape) == shape
         and weight.device.type != "meta"
         and not weight.is_inference()

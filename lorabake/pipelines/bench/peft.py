@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ...errors import AttachError, shortened
 from ...runtime import Bundle
 from ...runtime.manifest import Layer
-from .layers import Weighted, compute_dtype, roots, targets
+from ...runtime.weights import compute_dtype
+from .layers import Weighted, roots, targets
 
 _NAMES = ("content", "style")
 
@@ -68,9 +69,11 @@ def _inject(
         inject_adapter_in_model(
             config, root, _NAMES[source], low_cpu_mem_usage=True, state_dict=empty
         )
+    otherwise = getattr(root, "dtype", torch.float32)
     for layer, module in layers:
         wrapper: Any = root.get_submodule(layer.module)
-        factors = bundle.factors(layer, source, module.weight.device, compute_dtype(root, module))
+        dtype = compute_dtype(module, otherwise)
+        factors = bundle.factors(layer, source, module.weight.device, dtype)
         for home, factor in zip((wrapper.lora_A, wrapper.lora_B), factors, strict=True):
             if home[_NAMES[source]].weight.shape != factor.shape:
                 raise ValueError(f"{layer} got another rank")
