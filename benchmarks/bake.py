@@ -33,6 +33,7 @@ import lorabake
 from lorabake import lora, recipe
 from lorabake.lora.pairs import pair
 from lorabake.methods import get
+from lorabake.methods.method import Context
 from lorabake.runtime.plan import Threshold
 
 Scores = list[float]
@@ -109,9 +110,7 @@ def plan(content: Path, style: Path) -> Scores:
     """What lorabake does before it writes; the scores of the content, then of the style."""
     pairs = pair(*lora.read_both(content, style))
     params = recipe.resolve("klora").params
-    fused = get("klora").fuse(
-        pairs, params, device=torch.device("cpu"), progress=lambda done, total: None
-    )
+    fused = get("klora").fuse(pairs, params, Context(torch.device("cpu")))
     rules = {p.name.module: rule for p, rule in zip(pairs, fused.plan.rules, strict=True)}
     found = [rule for rule in map(rules.get, modules()) if isinstance(rule, Threshold)]
     return [rule.scores[side] for side in (0, 1) for rule in found]

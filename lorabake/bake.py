@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -16,7 +17,7 @@ from .device import device as device_named
 from .errors import VerifyError
 from .lora import Lora, families
 from .lora.pairs import Pair
-from .methods.method import Fused
+from .methods.method import Context, Fused
 from .report import Report
 from .runtime.manifest import Layer, Manifest, Source
 
@@ -37,6 +38,7 @@ def make(
     content_strength: float = 1.0,
     style_strength: float = 1.0,
     force: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
     **params: Any,  # noqa: ANN401 - the method's own parameters
 ) -> Report:
@@ -55,6 +57,8 @@ def make(
         content_strength: Factor on the content LoRA, folded into the bundle.
         style_strength: Factor on the style LoRA, folded into the bundle.
         force: Whether an existing output may be replaced.
+        resume: Whether a training that was interrupted goes on from its checkpoint, which is a
+            file beside the output.
         progress: Called as `progress(stage, done, total)`.
         **params: The method's parameters.
 
@@ -65,7 +69,7 @@ def make(
     return bake(
         content, style, output, method=method, preset=preset, params=params, base=base,
         dtype=dtype, device=device, strengths=(content_strength, style_strength), force=force,
-        progress=progress,
+        resume=resume, progress=progress,
     )  # fmt: skip
 
 
@@ -82,9 +86,14 @@ def bake(
     device: str = "cpu",
     strengths: tuple[float, float] = (1.0, 1.0),
     force: bool = False,
+    resume: bool = False,
     progress: Progress | None = None,
+    detail: Callable[[str], None] = lambda figures: None,
 ) -> Report:
-    """`make` with the method's parameters as a mapping and the strengths as a pair."""
+    """`make` with the method's parameters as a mapping and the strengths as a pair.
+
+    `detail` is told figures of the moment, such as the parts of a loss.
+    """
     started = time.perf_counter()
     tell: Progress = progress or (lambda stage, done, total: None)
     target = output.check(
@@ -100,14 +109,21 @@ def bake(
     pairs = bundle.strengthen(pairs, strengths)
     if base is not None:
         checks.base(base, pairs)
-    fused = methods.get(chosen.method).fuse(
-        pairs, chosen.params, device=where, progress=partial(tell, "fusing")
+    checkpoint = target.with_name(f"{target.name}.training")
+    context = Context(
+        where, tell, detail, base, checkpoint, resume, _identity(loras, strengths, base)
     )
+    fused = methods.get(chosen.method).fuse(pairs, chosen.params, context)
+    for text in fused.warnings:
+        warnings.warn(text, stacklevel=3)
+    wanted = wanted or bundle.widest(_dtypes(pairs))
     pairs = bundle.strengthen(pairs, fused.strengths)
+    if fused.columns is not None:
+        pairs = bundle.with_columns(pairs, fused.columns, wanted)
     total = (strengths[0] * fused.strengths[0], strengths[1] * fused.strengths[1])
     manifest = _manifest(chosen, loras, pairs, fused, total, base)
-    wanted = wanted or bundle.widest(_dtypes(pairs))
     verified = _write(target, manifest, pairs, wanted, tell)
+    checkpoint.unlink(missing_ok=True)
     return Report(
         output=str(output_path),
         method=chosen.method,
@@ -118,6 +134,7 @@ def bake(
         layers=len(pairs),
         shared=sum(pair.both for pair in pairs),
         notes=fused.notes or {},
+        warnings=fused.warnings,
         checks=verified,
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -154,7 +171,7 @@ def _manifest(
 ) -> Manifest:
     family = families.get(lora.common_family(*loras))
     layers = [
-        Layer(*pair.name, *family.keys(pair.name), pair.ranks, rule)
+        Layer(*pair.name, *family.keys(pair.name), pair.ranks, rule, pair.columns)
         for pair, rule in zip(pairs, fused.plan.rules, strict=True)
     ]
     sources = [
@@ -171,6 +188,17 @@ def _manifest(
         scale=fused.plan.scale,
         digest="0" * 64,
     )
+
+
+def _identity(
+    loras: tuple[Lora, Lora], strengths: tuple[float, float], base: str | Path | None
+) -> dict[str, Any]:
+    """What work on these LoRAs depends on; as JSON values."""
+    return {
+        "sources": [one.provenance.sha256 for one in loras],
+        "strengths": list(strengths),
+        "base": _base_id(base),
+    }
 
 
 def _base_id(base: str | Path | None) -> str | None:

@@ -16,6 +16,7 @@ __all__ = [
     "AttachError",
     "BaseModelError",
     "BundleError",
+    "ImageError",
     "LoraFileError",
     "LorabakeError",
     "OutputError",
@@ -44,6 +45,10 @@ class PairError(UserError):
 
 class BaseModelError(UserError):
     """A base model cannot be loaded: missing, not in diffusers format, or the hub is not there."""
+
+
+class ImageError(UserError):
+    """Reference images cannot be used: no folder, none in it, unreadable, or of an unfit size."""
 
 
 class RecipeError(UserError):

@@ -46,8 +46,16 @@ class Recipe:
 
     @property
     def params_dict(self) -> dict[str, Any]:
-        """All parameters by name, defaults included; JSON values only."""
-        return dict(cast("dict[str, Any]", vars(self.params)))
+        """All parameters by name, defaults included; JSON values only.
+
+        Of a folder only the name is told: a bundle is for others, paths are not.
+        """
+        paths = {field.name for field in fields(self.params) if "path" in field.metadata}
+        values = cast("dict[str, Any]", vars(self.params))
+        return {
+            _public(name): Path(value).name if name in paths else value
+            for name, value in values.items()
+        }
 
 
 def presets() -> tuple[tuple[str, str, str], ...]:
@@ -92,11 +100,16 @@ def resolve(
 def _checked(method: str, values: Mapping[str, object]) -> Any:  # noqa: ANN401 - as the method has
     """The method's parameters; refuses unknown names, the values are checked by their class."""
     params = methods.get(method).params
-    known = [field.name for field in fields(params)]
+    known = {_public(field.name): field.name for field in fields(params)}
     for key in values:
-        if key not in known:
+        if _public(key) not in known:
             _unknown(f"the method {method} has no parameter", key, known)
-    return params(**values)
+    return params(**{known[_public(key)]: value for key, value in values.items()})
+
+
+def _public(name: str) -> str:
+    """A parameter's name outside of Python, where `lambda` is a word like any other."""
+    return name.removesuffix("_")
 
 
 @contextmanager

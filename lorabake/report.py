@@ -22,6 +22,7 @@ class Report:
         layers: Layers in the bundle.
         shared: Layers that both LoRAs have.
         notes: Figures of the method, for example gamma.
+        warnings: What the user should know about the result, a sentence each.
         checks: What was compared after writing, and the worst error found.
         seconds: Wall-clock time.
     """
@@ -35,6 +36,7 @@ class Report:
     layers: int
     shared: int
     notes: dict[str, float]
+    warnings: tuple[str, ...]
     checks: Checks
     seconds: float
 

@@ -3,20 +3,26 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import lorabake
 from lorabake import plots
+from lorabake.bundle import with_columns
 from lorabake.errors import OutputError
+from lorabake.lora import LayerName, LowRank, Pair
 from lorabake.parts import part
 from lorabake.runtime import Bundle
 from lorabake.runtime.manifest import Layer
 from lorabake.runtime.plan import Constant, Table
 
+from .bundle.baked import baked
 from .oracle import sha256, write_lora
 
 CONTENT, STYLE, BOTH = (59, 111, 182), (242, 163, 58), (217, 217, 217)
+PRODUCT = (107, 107, 107)
 
 
 @pytest.fixture
@@ -63,6 +69,55 @@ def test_any_number_of_layers(bundle: Bundle, tmp_path: Path, count: int, steps:
         assert share["both"] == 0.5
         assert found[BOTH] > 0.1
     assert (STYLE in found) == (steps > 1)
+
+
+def weighted(path: Path, count: int, content: float, style: float) -> Bundle:
+    """Coefficients that scatter around these; every third layer has none."""
+    g = torch.Generator().manual_seed(0)
+    factors = LowRank(torch.ones(1, 40), torch.ones(2, 1))
+    pairs = [
+        Pair(LayerName("unet", f"down_blocks.{i % 3}.resnets.{i}.conv1"), factors, factors)
+        for i in range(count)
+    ]
+    pairs.sort(key=lambda pair: pair.name.module)
+    noise = 0.1 * torch.randn(count, 2, 40, generator=g)
+    m = [(c + content, s + style) if i % 3 != 2 else None for i, (c, s) in enumerate(noise)]
+    return lorabake.load(baked(path, with_columns(pairs, m, torch.float32)))
+
+
+@pytest.mark.parametrize("count", [1, 20, 600])
+def test_column_coefficients(tmp_path: Path, count: int) -> None:
+    bundle = weighted(tmp_path / "b.safetensors", count, 1.2, 0.3)
+    share = plots.plot(bundle, tmp_path / "a.png")
+    assert share == {"content": 0.0, "style": 0.0, "both": 1.0}
+    found = colours(tmp_path / "a.png")
+    # Two bands, drawn over white, and three lines.
+    for colour in (CONTENT, STYLE):
+        band = tuple(round(255 - 0.25 * (255 - c)) for c in colour)
+        near = sum(
+            part
+            for other, part in found.items()
+            if max(abs(a - b) for a, b in zip(band, other, strict=True)) <= 1
+        )
+        assert near > 0.01
+        assert found[colour] > 1e-3
+    assert found[PRODUCT] > 1e-3
+    plots.plot(bundle, tmp_path / "again.png")
+    assert sha256(tmp_path / "a.png") == sha256(tmp_path / "again.png")
+
+
+def test_the_picture_is_of_the_coefficients(tmp_path: Path) -> None:
+    """Content above style in one picture, below it in the other."""
+    heights: list[dict[tuple[int, ...], float]] = []
+    for i, (content, style) in enumerate([(1.2, 0.3), (0.3, 1.2)]):
+        plots.plot(weighted(tmp_path / f"{i}", 3, content, style), tmp_path / f"{i}.png")
+        with Image.open(tmp_path / f"{i}.png") as file:
+            # Below the legend, which has the colours too.
+            pixels = np.asarray(file.convert("RGB"))[120:]
+        rows = {colour: (pixels == colour).all(-1).nonzero()[0] for colour in (CONTENT, STYLE)}
+        heights.append({colour: float(found.mean()) for colour, found in rows.items()})
+    assert heights[0][CONTENT] < heights[0][STYLE]
+    assert heights[1][CONTENT] > heights[1][STYLE]
 
 
 def test_same_plan_same_picture(bundle: Bundle, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from lorabake import methods, recipe
 from lorabake.errors import RecipeError
 
 SHIPPED = Path(__file__).parent.parent / "schedules"
-NAMES = ("direct", "fixed", "klora", "klora-released", "klora-s-star", "random")
+NAMES = ("direct", "fixed", "klora", "klora-released", "klora-s-star", "random", "ziplora",
+         "ziplora-layerwise")  # fmt: skip
 
 
 def test_the_shipped_presets() -> None:

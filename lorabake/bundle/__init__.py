@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .columns import with_columns
 from .complete import complete
 from .describe import describe
 from .find import load
@@ -22,5 +23,6 @@ __all__ = [
     "uniform_ranks",
     "verify",
     "widest",
+    "with_columns",
     "write",
 ]

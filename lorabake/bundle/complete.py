@@ -53,4 +53,4 @@ def _nothing(beside: LowRank | None) -> LowRank | None:
         return None
     out = beside.shape[0]
     down, up = beside.down.new_zeros(1, out), beside.up.new_zeros(out, 1)
-    return replace(beside, down=down, up=up, scale=1.0)
+    return replace(beside, down=down, up=up, scale=1.0, columns=None)

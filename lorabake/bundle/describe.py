@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ..runtime import Bundle
 from ..runtime.plan import Threshold
 
@@ -17,6 +19,8 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
             content, 1 style, None where both are applied.
     """
     manifest = bundle.manifest
+    has_columns = any(layer.columns for layer in manifest.layers)
+    coefficients = bundle.coefficients() if has_columns else {}
     layers: list[dict[str, Any]] = []
     for layer in manifest.layers:
         scores = layer.rule.scores if isinstance(layer.rule, Threshold) else (None, None)
@@ -27,6 +31,7 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
             "style_rank": layer.ranks[1],
             "content_score": scores[0],
             "style_score": scores[1],
+            "coefficients": _means(coefficients.get(str(layer))),
         }
         if steps is not None:
             entry["select"] = list(bundle.select(layer, steps))
@@ -52,4 +57,17 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
         "gamma": manifest.scale.gamma if manifest.scale is not None else None,
         "digest": manifest.digest,
         "layers": layers,
+    }
+
+
+def _means(columns: tuple[Tensor, Tensor] | None) -> dict[str, float] | None:
+    """Means over a layer's columns: of m_c, of m_s and of |m_c·m_s|, the overlap of the two."""
+    if columns is None:
+        return None
+    content, style = columns
+    overlap = (content * style).abs()
+    return {
+        "content": float(content.mean()),
+        "style": float(style.mean()),
+        "product": float(overlap.mean()),
     }

@@ -16,8 +16,8 @@ class Deviation(NamedTuple):
     """Distance between a stored update and its source, as Frobenius norms.
 
     Attributes:
-        error: Upper bound of ‖B'·A' − scale·B·A‖.
-        norm: ‖scale·B·A‖.
+        error: Upper bound of ‖B'·A' − scale·B·A·diag(m)‖.
+        norm: ‖scale·B·A·diag(m)‖.
         allowed: What rounding every entry of A' and B' once can cause at most.
     """
 
@@ -34,26 +34,26 @@ class Deviation(NamedTuple):
 def deviation(stored: tuple[Tensor, Tensor], source: LowRank) -> Deviation:
     """Compare stored factors with their source, in a dtype wider than theirs.
 
-    With A* = 2^k·A and B* = scale·2^-k·B, which is exact for any k,
+    With A* = 2^k·A·diag(m) and B* = scale·2^-k·B, which is exact for any k,
 
-        B'·A' − scale·B·A = B'·(A' − A*) + (B' − B*)·A*,
+        B'·A' − scale·B·A·diag(m) = B'·(A' − A*) + (B' − B*)·A*,
 
     so nothing large cancels: two products of small differences, whose norms come from r × r Gram
     matrices. For an exact copy both vanish.
 
     Args:
         stored: A' and B', shaped like the source's factors.
-        source: A, B and their scale.
+        source: A, B, their scale and columns m.
     """
     dtype = stored[0].dtype
-    if source.scale == 1.0 and _same(stored[0], source.down) and _same(stored[1], source.up):
+    if source.bare and _same(stored[0], source.down) and _same(stored[1], source.up):
         return Deviation(0.0, 0.0, 0.0)
     wide = working(dtype)
     a, b = (t.to(wide).flatten(1) for t in stored)
-    a_star, b_star = (t.to(wide).flatten(1) for t in (source.down, source.up))
-    b_star = b_star * source.scale
+    a_star = source.weighted(wide).flatten(1)
+    b_star = source.up.to(wide).flatten(1) * source.scale
     # Factors may have been stored as they were, or balanced: the same k by the same rule.
-    k = 0 if torch.equal(a, a_star) else balance(a_star, b_star)
+    k = 0 if torch.equal(a, a_star) else balance(a_star, b_star, source.columns)
     a_star, b_star = a_star * 2.0**k, b_star * 2.0**-k
     da, db = a - a_star, b - b_star
     error = _norm(b, da) + _norm(db, a_star)

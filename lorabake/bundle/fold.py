@@ -11,6 +11,10 @@ from torch import Tensor
 
 from ..errors import OutputError
 from ..lora.types import LowRank
+from ..runtime.manifest import MIN_COEFFICIENT
+
+_SAFE = -12
+"""Exponent of a factor's largest entry from which on float16's fixed steps near 0 do not show."""
 
 
 def widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
@@ -28,12 +32,11 @@ def widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def fold(factors: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Factors (A', B') in `dtype` with B'·A' = scale · B·A and no scale left.
+    """Factors (A', B') in `dtype` with B'·A' = scale · B·A·diag(m) and no scale left.
 
-    The power of two in the scale is split so that the largest entries of A' and B' are about
-    equal, which is exact and keeps both away from the ends of float16's range; the rest of the
-    scale goes into B in a wider dtype and is rounded once. Factors that need neither a scale nor
-    another dtype are handed on as they are.
+    The power of two in the scale is split as `balance` says, which is exact; the rest of the
+    scale goes into B and the columns m into A, in a wider dtype, and each is rounded once.
+    Factors that need neither these nor another dtype are handed on as they are.
 
     Args:
         factors: One layer of one LoRA.
@@ -45,11 +48,11 @@ def fold(factors: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     Raises:
         OutputError: The values are too large or too small for `dtype`.
     """
-    down, up, scale = factors.down, factors.up, factors.scale
-    if scale == 1.0 and down.dtype == up.dtype == dtype:
+    down, up, wide = factors.down, factors.up, working(dtype)
+    if factors.bare and down.dtype == up.dtype == dtype:
         return down, up
-    down, up = down.to(working(dtype)), up.to(working(dtype)) * scale
-    shift = balance(down, up)
+    down, up = factors.weighted(wide), up.to(wide) * factors.scale
+    shift = balance(down, up, factors.columns)
     down, up = (down * 2.0**shift).to(dtype), (up * 2.0**-shift).to(dtype)
     _check_range(factors, (down, up), dtype)
     return down, up
@@ -79,12 +82,22 @@ def working(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float32 else torch.float32
 
 
-def balance(down: Tensor, up: Tensor) -> int:
-    """The exponent k for which the largest entries of down·2^k and up·2^-k are nearest."""
+def balance(down: Tensor, up: Tensor, columns: Tensor | None = None) -> int:
+    """The exponent k for which the largest entries of down·2^k and up·2^-k are nearest.
+
+    That keeps both away from the ends of float16's range. Where `down` is A·diag(columns), its
+    smallest columns count, so that A can be had back from them; but B keeps its precision, without
+    which no column would have any.
+    """
     a, b = largest(down), largest(up)
     if not (0 < a < math.inf and 0 < b < math.inf):
         return 0
-    return round((math.log2(b) - math.log2(a)) / 2)
+    even = round((math.log2(b) - math.log2(a)) / 2)
+    if columns is None:
+        return even
+    low, high = (max(float(m), MIN_COEFFICIENT) for m in torch.aminmax(columns.abs()))
+    spare = math.floor(math.log2(b)) - even - _SAFE
+    return even + max(0, min(round(math.log2(high / low) / 2), spare))
 
 
 def largest(tensor: Tensor) -> float:

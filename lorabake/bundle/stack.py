@@ -9,30 +9,39 @@ import torch
 from torch import Tensor
 
 from ..lora.pairs import Pair
-from ..lora.types import LowRank
+from ..lora.types import LowRank, along
+from ..runtime.manifest import COEFFICIENT_ROWS
 from .fold import fold
 
 
 def uniform_ranks(pairs: Sequence[Pair]) -> dict[str, int]:
     """The one rank that every layer of a component gets: the largest sum in it.
 
-    Several versions of diffusers mis-scale files of mixed rank, so there are none.
+    Several versions of diffusers mis-scale files of mixed rank, so there are none. Where a layer
+    has column coefficients there are two more rows for them.
     """
     ranks: dict[str, int] = {}
     for pair in pairs:
         component = pair.name.component
         ranks[component] = max(ranks.get(component, 0), sum(pair.ranks))
-    return ranks
+    weighted = {pair.name.component for pair in pairs if pair.columns}
+    return {
+        component: rank + COEFFICIENT_ROWS * (component in weighted)
+        for component, rank in ranks.items()
+    }
 
 
 def stack(
     sources: Sequence[LowRank | None], rank: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Stack factors so that up @ down = Σ scale·B·A: down = [A_c ; A_s ; 0], up = [B_c | B_s | 0].
+    """Stack factors so that up @ down = Σ ΔW: down = [A_c ; A_s ; 0], up = [B_c | B_s | 0].
+
+    Column coefficients follow: down = [A_c ; A_s ; m_c ; m_s ; 0], beside zeros in up.
 
     Args:
         sources: In stacking order, None where a source lacks the layer; at least one is there.
-        rank: Of the result, at least the sum of the sources' ranks; the rest is zeros.
+        rank: Of the result, at least the sum of the sources' ranks, and two more for column
+            coefficients; the rest is zeros.
         dtype: Of the result.
 
     Returns:
@@ -51,6 +60,9 @@ def stack(
         end = start + a.shape[0]
         down[start:end], up[:, start:end] = a, b
         start = end
+    for row, source in enumerate(sources, start):
+        if source is not None and source.columns is not None:
+            down[row] = along(source.columns, down)
     return down, up
 
 

@@ -7,10 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .. import runtime
 from ..errors import BundleError, PairError, VerifyError
 from ..lora import pair, read_both
 from ..lora.pairs import Pair
+from .columns import with_columns
 from .complete import complete
 from .deviation import deviation
 from .names import check_names
@@ -63,18 +67,21 @@ def compare(
 
     Args:
         path: The bundle.
-        pairs: Its sources by layer, in its order, every strength in their scales.
+        pairs: Its sources by layer, in its order, every strength in their scales, with their
+            column coefficients if it has any.
         progress: Called as `progress(layers done, layers in all)`.
 
     Raises:
         BundleError: The file is not a whole bundle.
-        VerifyError: Names, ranks, or updates by more than the rounding of the bundle's dtype.
+        VerifyError: Names, ranks or column coefficients differ, or updates by more than the
+            rounding of the bundle's dtype.
     """
     bundle = runtime.read(path)
     check_names(bundle)
     layers = bundle.manifest.layers
     if [(str(one.name), one.ranks) for one in pairs] != [(str(x), x.ranks) for x in layers]:
         raise VerifyError(f"{path}: its layers or ranks are not those of the two LoRAs.")
+    _check_coefficients(bundle, pairs)
     worst, where, compared = 0.0, "", 0
     for done, (layer, one) in enumerate(zip(layers, pairs, strict=True), 1):
         for i, source in enumerate((one.content, one.style)):
@@ -93,6 +100,30 @@ def compare(
             bundle = runtime.read(path)
         progress(done, len(layers))
     return Checks(len(layers), compared, worst, where, bundle.manifest.digest)
+
+
+def _check_coefficients(bundle: runtime.Bundle, pairs: Sequence[Pair]) -> None:
+    """Check that the column coefficients are exactly these."""
+    found = _coefficients(bundle)
+    for one in pairs:
+        wanted = tuple(x.columns for x in one.loras if x is not None and x.columns is not None)
+        stored = found.get(str(one.name), ())
+        if len(stored) != len(wanted) or not all(map(torch.equal, stored, wanted)):
+            raise VerifyError(f"{bundle.path}: {one.name} has other column coefficients.")
+
+
+def _coefficients(bundle: runtime.Bundle) -> dict[str, tuple[Tensor, Tensor]]:
+    has_some = any(layer.columns for layer in bundle.manifest.layers)
+    return bundle.coefficients() if has_some else {}
+
+
+def _weighted(bundle: runtime.Bundle, pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """The sources times the bundle's own column coefficients."""
+    found = _coefficients(bundle)
+    try:
+        return with_columns(pairs, [found.get(str(pair.name)) for pair in pairs], torch.float32)
+    except ValueError as error:
+        raise VerifyError(f"{bundle.path}: its column coefficients do not fit: {error}.") from error
 
 
 def verify(
@@ -120,7 +151,7 @@ def verify(
         content, style = read_both(*against, family=manifest.family)
         strengths = (manifest.sources[0].strength, manifest.sources[1].strength)
         pairs = strengthen(complete(pair(content, style)), strengths)
-        return compare(Path(path), pairs, progress)
+        return compare(Path(path), _weighted(bundle, pairs), progress)
     except (PairError, VerifyError) as error:
         what = str(error).removeprefix(f"{path}: ").rstrip(".")
         raise BundleError(what, where=str(path)) from error

@@ -36,7 +36,8 @@ def write(
     Args:
         file: Empty, seekable.
         manifest: Its digest does not matter.
-        pairs: What the manifest's layers stack, in the same order, every strength in their scales.
+        pairs: What the manifest's layers stack, in the same order, every strength in their
+            scales, column coefficients as `with_columns` gives them.
         dtype: Of all tensors.
         metadata: For other tools, beside the manifest.
         progress: Called as `progress(layers done, layers in all)`.
@@ -46,11 +47,14 @@ def write(
 
     Raises:
         OutputError: The values are too large or too small for `dtype`.
+        ValueError: Layers and pairs disagree about column coefficients.
     """
     ranks = uniform_ranks(pairs)
     layers = sorted(zip(manifest.layers, pairs, strict=True), key=lambda item: item[0].down)
     entries: list[Entry] = []
     for layer, pair in layers:
+        if layer.columns != pair.columns:
+            raise ValueError(f"{layer}: the manifest and the pair differ in column coefficients")
         rank = ranks[layer.component]
         out, *width = _shape(pair)
         entries.append(Entry(layer.down, (rank, *width)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,6 +29,7 @@ from .bar import bar
     "--dtype", metavar="DTYPE",
     help="float16, bfloat16 or float32 (default: the wider one of the two LoRAs).",
 )  # fmt: skip
+@options.trained
 @options.device
 @options.force
 @options.quiet
@@ -43,9 +46,11 @@ def make(
     style_strength: float,
     dtype: str | None,
     device: str,
+    resume: bool,
     force: bool,
     quiet: bool,
     as_json: bool,
+    **given: str | float | Path | None,
 ) -> None:
     """Bake the LoRAs CONTENT and STYLE into one bundle.
 
@@ -54,12 +59,14 @@ def make(
     from .. import recipe
     from ..bake import bake
 
+    params: dict[str, Any] = dict(map(recipe.parse_setting, settings))
+    params |= {name: value for name, value in given.items() if value is not None}
     with bar(quiet=quiet) as progress:
         report = bake(
             content, style, output,
-            method=method, preset=preset, params=dict(map(recipe.parse_setting, settings)),
-            base=base, dtype=dtype, device=device, strengths=(content_strength, style_strength),
-            force=force, progress=progress,
+            method=method, preset=preset, params=params, base=base, dtype=dtype, device=device,
+            strengths=(content_strength, style_strength), force=force, resume=resume,
+            progress=progress, detail=progress.detail,
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(report.to_json()))

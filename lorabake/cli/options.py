@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import click
@@ -25,3 +27,27 @@ steps: Decorator = click.option(
 def output(what: str) -> Decorator:
     """The option `-o FILE`; `what` names the file in the help."""
     return click.option("-o", "--output", required=True, metavar="FILE", help=f"{what} to write.")
+
+
+_TRAINED = (
+    click.option("--content-prompt", metavar="TEXT", help="What the subject was trained with."),
+    click.option("--style-prompt", metavar="TEXT", help="What the style was trained with."),
+    click.option(
+        "--content-images", metavar="DIR", type=click.Path(path_type=Path),
+        help="Images of the subject (default: the LoRA paints its own).",
+    ),
+    click.option(
+        "--style-images", metavar="DIR", type=click.Path(path_type=Path),
+        help="Images of the style (default: the LoRA paints its own).",
+    ),
+    click.option("--updates", type=int, metavar="N", help="Gradient steps at most."),
+    click.option("--lambda", "lambda_", type=float, metavar="X", help="Weight of the similarity."),
+    click.option("--lr", type=float, metavar="X", help="Learning rate."),
+    click.option("--seed", type=int, metavar="N", help="Seed of everything that is drawn."),
+    click.option("--resume", is_flag=True, help="Go on with a training that was interrupted."),
+)  # fmt: skip
+
+
+def trained(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of methods that train; they set parameters of the method, but for `--resume`."""
+    return reduce(lambda decorated, option: option(decorated), reversed(_TRAINED), command)

@@ -120,14 +120,14 @@ def run(
     plot(bundle, plan, steps=STEPS, force=force)
 
     pipe = load_pipeline(model, device=torch.device("cpu"))
-    prompt = f"a green {subject} creature on a yellow background in {style} style"
+    prompt = picture_prompt(subject, style)
     wanted = variants(bundle)
     columns: dict[str, list[Image]] = {}
     rows: list[Row] = []
     for label, variant in wanted.items():
         progress("rendering", len(columns), len(wanted))
         with variant.attach(pipe) if variant else nullcontext():
-            columns[label] = _render(pipe, prompt, range(FIRST_SEED, FIRST_SEED + seeds))
+            columns[label] = render(pipe, prompt, range(FIRST_SEED, FIRST_SEED + seeds))
         scores = score(columns[label], subject, style)
         measured = (_mean(x) for x in (scores.subject, scores.style, scores.product))
         rows.append(Row(label, *measured))
@@ -139,7 +139,13 @@ def run(
     return ShowcaseResult(prompt, seeds, tuple(rows), report, str(path), str(plan), str(comparison))
 
 
-def _render(pipe: Any, prompt: str, seeds: Sequence[int]) -> list[Image]:  # noqa: ANN401 - any diffusers pipeline
+def picture_prompt(subject: str, style: str) -> str:
+    """The text of every picture."""
+    return f"a green {subject} creature on a yellow background in {style} style"
+
+
+def render(pipe: Any, prompt: str, seeds: Sequence[int]) -> list[Image]:  # noqa: ANN401 - any diffusers pipeline
+    """One picture per seed."""
     # All seeds in one batch: on two cores that is faster than one by one.
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     with quiet():

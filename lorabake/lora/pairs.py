@@ -22,6 +22,25 @@ class Pair:
         return self.content is not None and self.style is not None
 
     @property
+    def columns(self) -> bool:
+        """Whether both LoRAs have this layer with a coefficient for each input column."""
+        return all(lora is not None and lora.columns is not None for lora in self.loras)
+
+    @property
+    def loras(self) -> tuple[LowRank | None, LowRank | None]:
+        """Content and style, in stacking order."""
+        return (self.content, self.style)
+
+    @property
+    def contested(self) -> bool:
+        """Whether a method decides between content and style in this layer.
+
+        A layer that only one LoRA has is always taken. Text encoders run once, before there is any
+        progress, so both LoRAs' layers are summed there.
+        """
+        return self.both and not self.name.component.startswith("text_encoder")
+
+    @property
     def ranks(self) -> tuple[int, int]:
         """Content and style rank, 0 where that LoRA has no such layer."""
         return (

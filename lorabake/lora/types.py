@@ -26,18 +26,21 @@ class LayerName(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """The factors of one layer's update, ΔW = scale · up @ down.
+    """The factors of one layer's update, ΔW = scale · up @ (down · diag(columns)).
 
     Attributes:
         down: A, `[rank, in]` for linear layers, `[rank, in, kh, kw]` for convolutions.
         up: B, `[out, rank]`, or `[out, rank, 1, 1]` beside a convolutional `down`.
         scale: alpha / rank times any user strength, kept apart from the factors so that nothing
             is rounded before a dtype is chosen for the output.
+        columns: m, float32 `[in]`: a coefficient for each input column, or input channel of a
+            convolution (ZipLoRA, arXiv 2311.13600); None if all are 1.
     """
 
     down: Tensor
     up: Tensor
     scale: float = 1.0
+    columns: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -49,14 +52,30 @@ class LowRank:
         """Shape of ΔW: `(out, in)` or `(out, in, kh, kw)`."""
         return (self.up.shape[0], *self.down.shape[1:])
 
+    @property
+    def bare(self) -> bool:
+        """Whether ΔW is up @ down and nothing else: scale and columns are 1."""
+        ones = self.columns is None or bool((self.columns == 1).all())
+        return ones and self.scale == 1.0
+
+    def weighted(self, dtype: torch.dtype) -> Tensor:
+        """A·diag(m), shaped like `down`, computed in `dtype`."""
+        down = self.down.to(dtype)
+        return down if self.columns is None else down * along(self.columns, down).to(dtype)
+
     def delta(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The dense ΔW of `shape`, computed in `dtype`."""
-        product = self.up.to(dtype).flatten(1) @ self.down.to(dtype).flatten(1)
+        product = self.up.to(dtype).flatten(1) @ self.weighted(dtype).flatten(1)
         return (self.scale * product).reshape(self.shape)
 
     def scaled(self, strength: float) -> LowRank:
         """The same factors with `strength` multiplied into the scale."""
         return replace(self, scale=self.scale * strength)
+
+
+def along(columns: Tensor, down: Tensor) -> Tensor:
+    """`[in]` as `[in]` or `[in, 1, 1]`, to broadcast over the rows and kernel of `down`."""
+    return columns.view(-1, *(1 for _ in down.shape[2:]))
 
 
 @dataclass(frozen=True)

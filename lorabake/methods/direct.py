@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ..lora.pairs import Pair
 from ..runtime.plan import Plan
-from .method import BOTH, Fused, Progress
+from .method import BOTH, Context, Fused
 from .values import number, store
 
 
@@ -41,9 +39,7 @@ class Direct:
     summary = "weighted sum of both LoRAs"
     params = Params
 
-    def fuse(
-        self, pairs: Sequence[Pair], params: Params, *, device: torch.device, progress: Progress
-    ) -> Fused:
+    def fuse(self, pairs: Sequence[Pair], params: Params, context: Context) -> Fused:
         """Decide nothing: there is no numeric work."""
         return Fused(Plan((BOTH,) * len(pairs)), strengths=(params.w_c, params.w_s))
 

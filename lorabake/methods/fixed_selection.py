@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from ..lora.pairs import Pair
 from ..runtime.plan import Plan, Threshold
-from .method import BOTH, Fused, Progress, decided
+from .method import BOTH, Context, Fused
 from .values import ScaleParams
 
 
@@ -22,16 +20,9 @@ class FixedSelection:
     summary = "K-LoRA's scale alone: content early, style late, in all layers alike"
     params = ScaleParams
 
-    def fuse(
-        self,
-        pairs: Sequence[Pair],
-        params: ScaleParams,
-        *,
-        device: torch.device,
-        progress: Progress,
-    ) -> Fused:
+    def fuse(self, pairs: Sequence[Pair], params: ScaleParams, context: Context) -> Fused:
         """Give all layers the same scores, so that S alone is compared with 1."""
-        rules = tuple(Threshold((1.0, 1.0)) if decided(pair) else BOTH for pair in pairs)
+        rules = tuple(Threshold((1.0, 1.0)) if pair.contested else BOTH for pair in pairs)
         return Fused(Plan(rules, params.scale(gamma=1.0)))
 
 

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
 
-import torch
-
 from ..errors import PairError, RecipeError
 from ..lora.pairs import Pair
 from ..lora.parallel import each
 from ..lora.topk import Magnitude, magnitude
 from ..lora.types import LowRank
 from ..runtime.plan import Plan, Rule, Threshold
-from .method import BOTH, Fused, Progress, decided
+from .method import BOTH, Context, Fused
 from .values import ScaleParams, positive, store, whole
 
 Scores = tuple[Magnitude, Magnitude]
@@ -88,16 +86,14 @@ class KLora:
     summary = "per layer and step the LoRA whose largest entries weigh more"
     params = Params
 
-    def fuse(
-        self, pairs: Sequence[Pair], params: Params, *, device: torch.device, progress: Progress
-    ) -> Fused:
+    def fuse(self, pairs: Sequence[Pair], params: Params, context: Context) -> Fused:
         """Score the layers and derive gamma.
 
         Raises:
             PairError: The LoRAs share no layer of the denoiser, one of them has values beyond
                 all bounds, or gamma has no value because one of them changes nothing there.
         """
-        shared = [pair for pair in pairs if decided(pair)]
+        shared = [pair for pair in pairs if pair.contested]
         if not shared:
             raise PairError(
                 "the two LoRAs share no layer of the denoiser, so there is nothing to choose",
@@ -106,14 +102,14 @@ class KLora:
         sides = [(side, params.count(p)) for p in shared for side in (p.content, p.style) if side]
 
         def score(side: tuple[LowRank, int]) -> Magnitude:
-            return magnitude(*side, device)
+            return magnitude(*side, context.device)
 
-        found = each(score, sides, device, progress)
+        found = each(score, sides, context.device, context.stage("fusing"))
         _check_finite(found)
         scores = list(zip(found[::2], found[1::2], strict=True))
         gamma = _gamma(params.gamma, scores)
         queue = iter(scores)
-        rules = tuple(_threshold(next(queue)) if decided(pair) else BOTH for pair in pairs)
+        rules = tuple(_threshold(next(queue)) if pair.contested else BOTH for pair in pairs)
         notes = {"gamma": gamma, "layers_chosen": float(len(shared)),
                  "layers_summed": float(len(pairs) - len(shared))}  # fmt: skip
         return Fused(Plan(rules, params.scale(gamma)), notes=notes)

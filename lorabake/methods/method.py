@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from ..lora.pairs import Pair
 from ..runtime.plan import Constant, Plan
 
-Progress = Callable[[int, int], None]
-"""Called as `progress(done, total)` while a method works."""
+Columns = tuple[Tensor, Tensor]
+"""Coefficients of one layer, (m_c, m_s), `[in]` each, float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and with what a method works.
+
+    Attributes:
+        device: Where to compute; factors may be anywhere.
+        tell: Called as `tell(stage, done, total)` while a method works.
+        detail: Called with figures of the moment, such as the parts of a loss.
+        base: Base model, a folder or a hub id; None if none was given.
+        checkpoint: Where unfinished work may be kept; whoever bakes removes it at the end.
+        resume: Whether to go on from there.
+        identity: What the LoRAs and the base are, so that nobody else's work is resumed.
+    """
+
+    device: torch.device
+    tell: Callable[[str, int, int], None] = lambda stage, done, total: None
+    detail: Callable[[str], None] = lambda figures: None
+    base: str | Path | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def stage(self, name: str) -> Callable[[int, int], None]:
+        """A callback `(done, total)` for one stage."""
+        return partial(self.tell, name)
 
 
 @dataclass(frozen=True)
@@ -24,11 +54,15 @@ class Fused:
         strengths: Factor of (content, style) that is multiplied into the stored factors, so that
             every loader applies it; `direct` puts (w_c, w_s) here.
         notes: Figures for the report, for example gamma; JSON values only.
+        columns: Coefficients per pair, None where all are 1; None if no layer has any.
+        warnings: What the user should know about the result, a sentence each.
     """
 
     plan: Plan
     strengths: tuple[float, float] = (1.0, 1.0)
     notes: dict[str, float] | None = None
+    columns: tuple[Columns | None, ...] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Method(Protocol):
@@ -43,22 +77,11 @@ class Method(Protocol):
         self,
         pairs: Sequence[Pair],
         params: Any,  # noqa: ANN401 - of the type that `params` names
-        *,
-        device: torch.device,
-        progress: Progress,
+        context: Context,
     ) -> Fused:
-        """Decide the plan. Numeric work runs on `device`, factors may be anywhere."""
+        """Decide the plan. Numeric work runs on the context's device."""
         ...
 
 
 BOTH = Constant((1.0, 1.0))
 """The rule of a layer that no method decides about: all that is there, all the time."""
-
-
-def decided(pair: Pair) -> bool:
-    """Whether content or style is to be chosen in this layer.
-
-    A layer that only one LoRA has is always taken. Text encoders run once, before there is any
-    progress, so both LoRAs' layers are summed there.
-    """
-    return pair.both and not pair.name.component.startswith("text_encoder")

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-import torch
-
 from ..lora.pairs import Pair
 from ..runtime.plan import CONTENT, STYLE, Plan, Rule, Table
-from .method import BOTH, Fused, Progress, decided
+from .method import BOTH, Context, Fused
 from .values import store, whole
 
 _STYLE_SHARE = 2 / 3
@@ -48,11 +46,9 @@ class RandomSelection:
     summary = "content with probability 1/3, style with 2/3, drawn per layer and part of progress"
     params = Params
 
-    def fuse(
-        self, pairs: Sequence[Pair], params: Params, *, device: torch.device, progress: Progress
-    ) -> Fused:
+    def fuse(self, pairs: Sequence[Pair], params: Params, context: Context) -> Fused:
         """Draw a table per layer, from seed and layer name alone: the same in every process."""
-        rules = tuple(_draw(f"{params.seed} {p.name}", params.bins) if decided(p) else BOTH
+        rules = tuple(_draw(f"{params.seed} {p.name}", params.bins) if p.contested else BOTH
                       for p in pairs)  # fmt: skip
         return Fused(Plan(rules))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import RecipeError
 from ..runtime.plan import Pattern, Scale
@@ -40,6 +41,35 @@ def positive(name: str, value: object, why: str = "") -> float:
             advice="Give a number such as 1.5",
         )
     return result
+
+
+def not_negative(name: str, value: object) -> float:
+    """`value` as a finite float of at least 0."""
+    result = number(name, value)
+    if result < 0:
+        raise RecipeError(
+            f"{shown(value)} must not be negative",
+            where=name,
+            advice="Give a number such as 0.01, or 0 for none",
+        )
+    return result
+
+
+def text(name: str, value: object) -> str:
+    """`value`, which is a text or a path."""
+    value = str(value) if isinstance(value, Path) else value
+    if not isinstance(value, str):
+        raise RecipeError(f"{shown(value)} is not a text", where=name, advice="Put it in quotes")
+    return value
+
+
+def flag(name: str, value: object) -> bool:
+    """`value`, which is true or false."""
+    if not isinstance(value, bool):
+        raise RecipeError(
+            f"{shown(value)} is neither true nor false", where=name, advice="Give one of the two"
+        )
+    return value
 
 
 def whole(name: str, value: object, least: int, most: int) -> int:

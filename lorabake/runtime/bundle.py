@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .columns import coefficient_rows
 from .container import DTYPES, Container
 from .errors import BundleError, OverrideError, listed
-from .manifest import KEY, MAX_RANK, Layer, Manifest, loads
+from .manifest import COEFFICIENT_ROWS, KEY, MAX_RANK, Layer, Manifest, loads
 from .overrides import scale_with
 from .plan import CONTENT, STYLE, Constant, select, steps_of
 
@@ -46,6 +47,8 @@ class Bundle:
     ) -> tuple[Tensor, Tensor]:
         """One source's (A, B) of a layer, cut out of the stack, without padding.
 
+        Column coefficients, if there are any, are in A already.
+
         Args:
             layer: One of `manifest.layers`.
             source: 0 for content, 1 for style.
@@ -59,6 +62,44 @@ class Bundle:
         rows = slice(start, start + layer.ranks[source])
         down, up = self._file.tensor(layer.down)[rows], self._file.tensor(layer.up)[:, rows]
         return down.to(device=device, dtype=dtype), up.to(device=device, dtype=dtype)
+
+    def original(
+        self, layer: Layer, source: int, device: torch.device | str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `factors`, but A without its column coefficients; both float32.
+
+        Raises:
+            BundleError: A coefficient is 0 or not finite.
+        """
+        down, up = self.factors(layer, source, device, torch.float32)
+        if layer.columns:
+            m = self._columns(layer)[source].to(down.device)
+            down = down / m.view(-1, *(1 for _ in down.shape[2:]))
+        return down, up
+
+    def coefficients(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The column coefficients (ZipLoRA): (m_c, m_s), float32 `[in]`, by layer.
+
+        Layers are named `component.module` and in the manifest's order; those without
+        coefficients, where all are 1, are left out.
+
+        Raises:
+            OverrideError: No layer has any.
+            BundleError: One is 0 or not finite.
+        """
+        layers = [layer for layer in self.manifest.layers if layer.columns]
+        if not layers:
+            raise OverrideError(
+                f"the method {self.manifest.method} has no column coefficients",
+                where=str(self.path),
+            )
+        return {str(layer): self._columns(layer) for layer in layers}
+
+    def _columns(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        try:
+            return coefficient_rows(self._file.tensor(layer.down), layer)
+        except BundleError as error:
+            raise BundleError(error.what, where=str(self.path), advice=_AGAIN) from error
 
     def shape(self, layer: Layer) -> tuple[int, ...]:
         """Shape of a layer's ΔW: `(out, in)` or `(out, in, kh, kw)`."""
@@ -104,10 +145,10 @@ class Bundle:
         return torch.tensor([[choice == STYLE for choice in row] for row in rows])
 
     def verify(self) -> None:
-        """Check the tensor bytes against the manifest's digest, and that all are finite.
+        """Check the tensor bytes against the manifest's digest, and that the numbers are usable.
 
         Raises:
-            BundleError: They differ, or are not.
+            BundleError: They differ, one is not finite, or a column coefficient is 0.
         """
         if self._file.digest() != self.manifest.digest:
             raise BundleError(
@@ -116,6 +157,8 @@ class Bundle:
                 advice=_AGAIN,
             )
         self.check_finite()
+        if any(layer.columns for layer in self.manifest.layers):
+            self.coefficients()
 
     def check_finite(self) -> None:
         """Read every tensor for NaN and infinity, which would spread over a whole image.
@@ -221,8 +264,11 @@ def _check_shapes(file: Container, layer: Layer) -> int:
         raise BundleError(f"{shapes}, which are no low-rank factors", advice=_AGAIN)
     if down[0] > MAX_RANK:
         raise BundleError(f"{shapes}; the limit of a rank is {MAX_RANK}", advice=_AGAIN)
-    if sum(layer.ranks) > down[0]:
-        raise BundleError(f"{shapes}, too small for the ranks {list(layer.ranks)}", advice=_AGAIN)
+    if sum(layer.ranks) + COEFFICIENT_ROWS * layer.columns > down[0]:
+        rows = " and column coefficients" if layer.columns else ""
+        raise BundleError(
+            f"{shapes}, too small for the ranks {list(layer.ranks)}{rows}", advice=_AGAIN
+        )
     for key in (layer.down, layer.up):
         if file.dtype(key) not in DTYPES:
             raise BundleError(f"{key} is {file.dtype(key)}, not {listed([*DTYPES])}", advice=_AGAIN)

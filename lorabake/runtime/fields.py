@@ -89,6 +89,12 @@ class Fields:
             return None
         return self.text(key)
 
+    def true(self, key: str) -> bool:
+        """The value true."""
+        if self._values.get(key) is not True:
+            raise self.wrong(key, "true, or not there")
+        return True
+
     def number(self, key: str) -> float:
         """A finite number."""
         return self._float(key, self._values.get(key), "a number")

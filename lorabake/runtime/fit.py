@@ -64,8 +64,8 @@ def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Targe
     targets: list[Target] = []
     misfits: list[str] = []
     for layer in bundle.manifest.layers:
-        target = _find(modules[layer.component], layer.module)
-        misfit = _misfit(target, bundle.shape(layer))
+        target = find(modules[layer.component], layer.module)
+        misfit = misfit_of(target, bundle.shape(layer))
         if isinstance(target, Target) and not misfit:
             targets.append(target)
         else:
@@ -80,7 +80,7 @@ def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Targe
     return targets
 
 
-def _find(modules: Mapping[str, nn.Module], path: str) -> Target | nn.Module | None:
+def find(modules: Mapping[str, nn.Module], path: str) -> Target | nn.Module | None:
     """A layer by its path; the module that stands there if it is none; None if none does."""
     stripped = path.removeprefix("text_model.")
     for spelling in (path, stripped, f"text_model.{path}"):
@@ -93,7 +93,7 @@ def _find(modules: Mapping[str, nn.Module], path: str) -> Target | nn.Module | N
     return None
 
 
-def _misfit(target: Target | nn.Module | None, wanted: tuple[int, ...]) -> str:
+def misfit_of(target: Target | nn.Module | None, wanted: tuple[int, ...]) -> str:
     """Why a layer of this shape cannot go there, or would have no effect; empty if it can."""
     if target is None:
         return "not there"

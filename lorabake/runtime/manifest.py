@@ -13,9 +13,14 @@ from .fields import Fields, parse, refuse
 from .plan import Constant, Pattern, Rule, Scale, Table, Threshold
 
 KEY = "lorabake"
-FORMAT = (1, 0)
+FORMAT = (1, 1)
+"""The newest that this reader knows."""
 MAX_LAYERS = 10_000
 MAX_RANK = 32_768
+MIN_COEFFICIENT = 2.0**-10
+"""Smallest magnitude of a column coefficient, so that A can be had back from A·diag(m)."""
+COEFFICIENT_ROWS = 2
+"""Padding rows that hold the column coefficients: one for each source."""
 MAX_BINS = 10_000
 MAX_GATE = 10_000
 """Far beyond what shows anything but noise, far below what makes a weight infinite."""
@@ -51,6 +56,7 @@ class Layer:
         up: Key of the tensor that holds the stacked B.
         ranks: Rank of each source, in stacking order; 0 where a source lacks the layer.
         rule: What is applied when.
+        columns: Whether two rows of padding hold the sources' column coefficients.
     """
 
     component: str
@@ -59,6 +65,7 @@ class Layer:
     up: str
     ranks: tuple[int, ...]
     rule: Rule
+    columns: bool = False
 
     def __str__(self) -> str:
         return f"{self.component}.{self.module}"
@@ -66,7 +73,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything in a bundle that is not a tensor."""
+    """Everything in a bundle that is not a tensor.
+
+    `format` is that of the file which it was read from; written is the lowest that describes it.
+    """
 
     method: str
     params: dict[str, Any]
@@ -76,7 +86,7 @@ class Manifest:
     layers: tuple[Layer, ...]
     scale: Scale | None
     digest: str
-    format: tuple[int, int] = FORMAT
+    format: tuple[int, int] = (1, 0)
 
 
 def dumps(manifest: Manifest) -> str:
@@ -87,7 +97,7 @@ def dumps(manifest: Manifest) -> str:
     """
     scale = manifest.scale
     value = {
-        "format": ".".join(map(str, manifest.format)),
+        "format": "1.1" if any(layer.columns for layer in manifest.layers) else "1.0",
         "method": manifest.method,
         "params": manifest.params,
         "family": manifest.family,
@@ -109,7 +119,9 @@ def dumps(manifest: Manifest) -> str:
 
 
 def _layer_value(layer: Layer) -> dict[str, Any]:
-    value = {k: v for k, v in vars(layer).items() if k != "rule"}
+    value = {k: v for k, v in vars(layer).items() if k not in ("rule", "columns")}
+    if layer.columns:
+        value["columns"] = True
     match layer.rule:
         case Constant(gates):
             return value | {"gates": [float(gate) for gate in gates]}
@@ -207,7 +219,10 @@ def _layer(of: Fields) -> Layer:
     rule = _rule(of)
     if not isinstance(rule, Constant) and not (all(ranks) and component in DENOISERS):
         raise of.wrong("ranks", "greater than 0, and the layer one of the denoiser's, to choose")
-    return Layer(component, module, of.text("down"), of.text("up"), ranks, rule)
+    columns = "columns" in of and of.true("columns")
+    if columns and not all(ranks):
+        raise of.wrong("ranks", "greater than 0 for both sources, to have columns")
+    return Layer(component, module, of.text("down"), of.text("up"), ranks, rule, columns)
 
 
 def _rule(of: Fields) -> Rule:

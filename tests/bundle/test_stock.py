@@ -1,4 +1,4 @@
-"""Stock diffusers, without lorabake, loads a bundle as the direct merge of its two LoRAs."""
+"""Stock diffusers, without lorabake, loads a bundle as the plain sum of its two updates."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 
 import lorabake
+from lorabake import lora
+from lorabake.bundle import complete, strengthen, with_columns
 
 from .. import tiny
 from ..oracle import Dense, write_lora
+from .baked import baked, drawn
 
 STRENGTHS = (0.7, 3.0)
 PREFERRED = {"sd15": ("kohya", "peft"), "sdxl": ("peft", "peft"), "flux": ("peft", "peft")}
@@ -40,9 +43,13 @@ def messages() -> Iterator[list[str]]:
     diffusers_logging.remove_handler(handler)
 
 
-def expected(name: str, loras: list[Dense]) -> Tensor | None:
-    found = [s * d.delta[name] for s, d in zip(STRENGTHS, loras, strict=True) if name in d.delta]
-    return torch.stack(found).sum(0) if found else None
+def summed(loras: list[Dense]) -> dict[str, Tensor]:
+    """The update of every layer that one of the LoRAs has."""
+    total: dict[str, Tensor] = {}
+    for strength, dense in zip(STRENGTHS, loras, strict=True):
+        for name, delta in dense.delta.items():
+            total[name] = total.get(name, 0) + strength * delta
+    return total
 
 
 def loaded(module: Any) -> Tensor | None:
@@ -75,10 +82,20 @@ def test_it_is_the_direct_merge(
     pipe.load_lora_weights(str(tmp_path), weight_name="bundle.safetensors")
     assert messages == []
 
+    check_merged(build, pipe, inputs, summed(loras))
+
+
+def check_merged(
+    build: Callable[[], tuple[Any, tiny.Inputs]],
+    pipe: Any,
+    inputs: tiny.Inputs,
+    updates: dict[str, Tensor],
+) -> None:
+    """Whether the pipeline has these updates and no others, layer by layer and in its output."""
     merged = build()[0].to(torch.float64)
     targets, adapted = tiny.layers(merged), tiny.layers(pipe)
-    for name in shapes:
-        wanted, found = expected(name, loras), loaded(adapted[name])
+    for name in tiny.shapes(merged):
+        wanted, found = updates.get(name), loaded(adapted[name])
         assert (wanted is None) == (found is None), name
         if wanted is not None and found is not None:
             assert error(found, wanted) <= 1e-6, name
@@ -87,6 +104,34 @@ def test_it_is_the_direct_merge(
     found, wanted = tiny.output(pipe, inputs), tiny.output(merged, inputs)
     assert error(plain, wanted) > 0.01
     assert error(found, wanted) <= 1e-6
+
+
+@pytest.mark.parametrize("build", [tiny.sd15, tiny.sdxl, tiny.flux])
+def test_it_is_the_exact_ziplora(
+    build: Callable[[], tuple[Any, tiny.Inputs]], tmp_path: Path, messages: list[str]
+) -> None:
+    """Column j of each update is multiplied by m_j, and the rows that hold m add nothing."""
+    pipe, inputs = build()
+    shapes = tiny.shapes(pipe)
+    paths = (tmp_path / "content.safetensors", tmp_path / "style.safetensors")
+    loras = [write_lora(path, shapes, "peft", seed=i) for i, path in enumerate(paths)]
+    pairs = strengthen(complete(lora.pair(*lora.read_both(*paths))), STRENGTHS)
+    coefficients = drawn(pairs)
+    weighted = with_columns(pairs, coefficients, torch.float32)
+    baked(tmp_path / "bundle.safetensors", weighted, family=build.__name__)
+    messages.clear()
+    pipe.load_lora_weights(str(tmp_path), weight_name="bundle.safetensors")
+    assert messages == []
+
+    for pair, both in zip(pairs, coefficients, strict=True):
+        for dense, m in zip(loras, both or (), strict=both is not None):
+            delta = dense.delta[str(pair.name)]
+            for j, number in enumerate(m.tolist()):
+                # Tiny ones are kept away from 0.
+                least = -(2**-10) if number < 0 else 2**-10
+                delta[:, j] *= number if abs(number) > 2**-10 else least
+    assert sum(both is not None for both in coefficients) > len(pairs) / 2
+    check_merged(build, pipe, inputs, summed(loras))
 
 
 @pytest.mark.parametrize("kinds", [("q_proj", "v_proj"), ("q_proj", "k_proj", "fc1", "fc2")])

@@ -9,7 +9,7 @@ import torch
 
 from lorabake import recipe
 from lorabake.methods import get
-from lorabake.methods.method import Fused
+from lorabake.methods.method import Context, Fused
 from lorabake.runtime.plan import Constant, Table, select
 
 from .pairs import random_pairs
@@ -19,9 +19,7 @@ BOTH = Constant((1.0, 1.0))
 
 def fuse(method: str, **settings: object) -> Fused:
     params = recipe.resolve(method, None, settings).params
-    return get(method).fuse(
-        random_pairs(3), params, device=torch.device("cpu"), progress=lambda done, total: None
-    )
+    return get(method).fuse(random_pairs(3), params, Context(torch.device("cpu")))
 
 
 def test_every_method_sums_one_sided_and_text_encoder_layers() -> None:
@@ -61,9 +59,7 @@ def test_random_depends_on_seed_and_layer_alone() -> None:
     assert fuse("random", seed=1).plan != fuse("random", seed=2).plan
     few = random_pairs(3)[4:]
     params = recipe.resolve("random").params
-    alone = get("random").fuse(
-        few, params, device=torch.device("cpu"), progress=lambda done, total: None
-    )
+    alone = get("random").fuse(few, params, Context(torch.device("cpu")))
     assert alone.plan.rules == fuse("random").plan.rules[4:]
 
 

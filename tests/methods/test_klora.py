@@ -15,7 +15,7 @@ from lorabake.errors import PairError
 from lorabake.lora.pairs import Pair
 from lorabake.lora.types import LowRank
 from lorabake.methods import get
-from lorabake.methods.method import Fused
+from lorabake.methods.method import Context, Fused
 from lorabake.runtime.plan import Constant, Threshold, select
 
 from .pairs import random_pairs
@@ -25,9 +25,7 @@ CPU = torch.device("cpu")
 
 def fuse(pairs: Sequence[Pair], preset: str = "klora", **settings: object) -> Fused:
     chosen = recipe.resolve(None, preset, settings)
-    return get(chosen.method).fuse(
-        pairs, chosen.params, device=CPU, progress=lambda done, total: None
-    )
+    return get(chosen.method).fuse(pairs, chosen.params, Context(CPU))
 
 
 def dense(layer: LowRank) -> torch.Tensor:
@@ -147,7 +145,6 @@ def test_two_loras_that_share_only_a_text_encoder_are_refused() -> None:
 def test_progress_counts_up_to_its_total() -> None:
     told: list[tuple[int, int]] = []
     pairs = random_pairs(0)
-    get("klora").fuse(
-        pairs, recipe.resolve().params, device=CPU, progress=lambda *at: told.append(at)
-    )
+    context = Context(CPU, tell=lambda stage, *at: told.append(at))
+    get("klora").fuse(pairs, recipe.resolve().params, context)
     assert [done for done, _ in told] == list(range(1, told[0][1] + 1))

@@ -12,7 +12,8 @@ from lorabake.errors import RecipeError
 
 
 def test_all_methods_are_found() -> None:
-    assert methods.names() == ("direct", "fixed", "klora", "random")
+    wanted = ("direct", "fixed", "klora", "random", "ziplora", "ziplora-layerwise")
+    assert methods.names() == wanted
     for name in methods.names():
         method = methods.get(name)
         assert (method.name, is_dataclass(method.params)) == (name, True)

@@ -15,13 +15,19 @@ from torch import Tensor, nn
 
 @dataclass
 class Spec:
-    """One layer: ranks per source (0 where it lacks the layer), and the manifest's rule."""
+    """One layer: ranks per source (0 where it lacks the layer), and the manifest's rule.
+
+    With `columns` each source gets coefficients, which are in `deltas` but not in `plain`.
+    """
 
     component: str
     module: str
     ranks: tuple[int, int]
     rule: dict[str, Any]
+    columns: bool = False
     deltas: list[Tensor] = field(default_factory=list[Tensor])
+    plain: list[Tensor] = field(default_factory=list[Tensor])
+    coefficients: list[Tensor] = field(default_factory=list[Tensor])
 
 
 def one_of_each(component: str, root: nn.Module, seed: int = 0) -> list[Spec]:
@@ -83,13 +89,21 @@ def write(
         down = torch.zeros(total, width, *kernel)
         up = torch.zeros(out, total, *(1 for _ in kernel))
         start = 0
-        s.deltas = []
+        s.deltas, s.plain, s.coefficients = [], [], []
         for rank in s.ranks:
             a = torch.randn(rank, width, *kernel, generator=g).to(dtype).float()
             b = (torch.randn(out, rank, *(1 for _ in kernel), generator=g) * size).to(dtype).float()
+            if s.columns:
+                s.plain.append((b.flatten(1) @ a.flatten(1)).reshape(weight.shape))
+                m = (0.2 + torch.rand(width, generator=g)) * torch.randn(width, generator=g).sign()
+                s.coefficients.append(m := m.to(dtype).float())
+                a = torch.einsum("ri...,i->ri...", a, m).to(dtype).float()
             down[start : start + rank], up[:, start : start + rank] = a, b
             start += rank
             s.deltas.append((b.flatten(1) @ a.flatten(1)).reshape(weight.shape))
+        for row, m in enumerate(s.coefficients, start):
+            for j in range(width):
+                down[row, j] = m[j]
         tensors |= {
             f"layer{i}.lora_A.weight": down.to(dtype),
             f"layer{i}.lora_B.weight": up.to(dtype),
@@ -102,13 +116,14 @@ def write(
                 "up": f"layer{i}.lora_B.weight",
                 "ranks": list(s.ranks),
                 **s.rule,
+                **({"columns": True} if s.columns else {}),
             }
         )
     save_file(tensors, path)
     raw = path.read_bytes()
     data = raw[8 + int.from_bytes(raw[:8], "little") :]
     manifest = {
-        "format": "1.0",
+        "format": "1.1" if any(s.columns for s in specs) else "1.0",
         "method": "klora",
         "params": {"k": None},
         "family": "sd15",

@@ -88,6 +88,13 @@ BAD = {
     "no rank": (edited("layers", 2, "ranks", to=[0, 0]), "greater than 0"),
     "one-sided threshold": (edited("layers", 1, "ranks", to=[0, 2]), "to choose"),
     "text encoder table": (edited("layers", 3, "component", to="text_encoder"), "to choose"),
+    "one-sided columns": (
+        edited("layers", 2, "columns", to=True),
+        r"layers\[2\].ranks must be greater than 0 for both sources",
+    ),
+    "columns is false": (edited("layers", 3, "columns", to=False), "columns must be true, or not"),
+    "columns is 1": (edited("layers", 3, "columns", to=1), "columns must be true, or not"),
+    "columns is a list": (edited("layers", 3, "columns", to=[1.0]), "columns must be true, or not"),
     "no rule": (edited("layers", 1, "scores"), "exactly one of"),
     "two rules": (edited("layers", 1, "gates", to=[1, 1]), "exactly one of"),
     "negative score": (edited("layers", 1, "scores", to=[-1, 1]), "not negative"),
@@ -137,11 +144,11 @@ def test_a_name_that_is_no_text_is_written_as_text() -> None:
 
 def test_versions() -> None:
     value = json.loads(dumps(MANIFEST))
-    with pytest.raises(BundleError, match=r"format 2.0 cannot be read.*1.0. Update lorabake"):
+    with pytest.raises(BundleError, match=r"format 2.0 cannot be read.*1.1. Update lorabake"):
         loads(json.dumps(value | {"format": "2.0"}))
     newer = copy.deepcopy(value) | {"format": "1.7", "novelty": {"x": 1}}
     newer["layers"][0]["novelty"] = 1
-    with pytest.warns(UserWarning, match="format 1.7, newer than 1.0"):
+    with pytest.warns(UserWarning, match="format 1.7, newer than 1.1"):
         assert loads(json.dumps(newer)) == replace(MANIFEST, format=(1, 7))
     newer["layers"][1]["live"] = newer["layers"][1].pop("scores")
     with pytest.warns(UserWarning, match="1.7"), pytest.raises(BundleError, match="exactly one of"):
@@ -149,6 +156,20 @@ def test_versions() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loads(json.dumps(value | {"novelty": 1}))
+
+
+def test_the_lowest_version_that_describes_the_layers() -> None:
+    assert json.loads(dumps(replace(MANIFEST, format=(1, 7))))["format"] == "1.0"
+    value = json.loads(dumps(MANIFEST))
+    assert not any("columns" in layer for layer in value["layers"])
+    layers = (*MANIFEST.layers[:3], replace(MANIFEST.layers[3], columns=True))
+    text = dumps(replace(MANIFEST, layers=layers))
+    newer = json.loads(text)
+    assert newer["format"] == "1.1"
+    assert newer["layers"][3].pop("columns") is True
+    assert newer | {"format": "1.0"} == value
+    assert loads(text) == replace(MANIFEST, layers=layers, format=(1, 1))
+    assert dumps(loads(text)) == text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,190 @@
+"""What methods that train on the base model have in common."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import LorabakeError, PairError, RecipeError
+from ..lora.pairs import Pair
+from ..runtime.plan import Plan
+from ..training import measures
+from ..training.scene import Scene, Wanted
+from .method import BOTH, Columns, Context, Fused
+from .values import flag, not_negative, one_of, store, text, whole
+
+_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+class TrainingError(LorabakeError):
+    """Training cannot go on."""
+
+
+class MemoryLackError(LorabakeError):
+    """Training does not fit into the device's memory."""
+
+
+@dataclass(frozen=True)
+class TrainedParams:
+    """What the LoRAs are asked to show, and how the base model runs.
+
+    Attributes:
+        content_prompt: What the content LoRA was trained with, its trigger word in it.
+        style_prompt: Likewise of the style LoRA.
+        content_images: Folder of the images that the content LoRA was trained with; empty to let
+            it paint its references itself.
+        style_images: Likewise of the style LoRA.
+        references: Images that a LoRA paints, if it does.
+        reference_steps: Denoising steps of those.
+        reference_guidance: Classifier-free guidance of those; 0 is the pipeline's own.
+        resolution: Height and width in pixels; 0 is the model's own.
+        seed: Of references, timesteps and noise.
+        batch: Samples of content, and of style, per update.
+        precision: Dtype of the base model; `auto` is float32 on a CPU and bfloat16 elsewhere.
+            Coefficients are float32 always.
+        gradient_checkpointing: Compute activations twice instead of keeping them: less memory, a
+            third more time.
+    """
+
+    content_prompt: str = ""
+    style_prompt: str = ""
+    content_images: str = field(default="", metadata={"path": True})
+    style_images: str = field(default="", metadata={"path": True})
+    references: int = 4
+    reference_steps: int = 25
+    reference_guidance: float = 0.0
+    resolution: int = 0
+    seed: int = 0
+    batch: int = 1
+    precision: str = "auto"
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            RecipeError: One is of the wrong type or out of range.
+        """
+        store(
+            self,
+            content_prompt=text("content_prompt", self.content_prompt),
+            style_prompt=text("style_prompt", self.style_prompt),
+            content_images=text("content_images", self.content_images),
+            style_images=text("style_images", self.style_images),
+            references=whole("references", self.references, 1, 1000),
+            reference_steps=whole("reference_steps", self.reference_steps, 1, 1000),
+            reference_guidance=not_negative("reference_guidance", self.reference_guidance),
+            resolution=whole("resolution", self.resolution, 0, 8192),
+            seed=whole("seed", self.seed, 0, 2**31 - 1),
+            batch=whole("batch", self.batch, 1, 256),
+            precision=one_of("precision", self.precision, _PRECISIONS),
+            gradient_checkpointing=flag("gradient_checkpointing", self.gradient_checkpointing),
+        )
+
+    def wanted(self, method: str) -> Wanted:
+        """The same for training.
+
+        Raises:
+            RecipeError: A prompt is missing.
+        """
+        for role, prompt in (("content", self.content_prompt), ("style", self.style_prompt)):
+            if not prompt.strip():
+                raise RecipeError(
+                    f"the {role} prompt is missing, and {method} trains with it",
+                    where=f"{role}_prompt",
+                    advice=f"Give the text that the {role} LoRA was trained with, trigger word "
+                    f'included: --{role}-prompt "..."',
+                )
+        return Wanted(
+            prompts=(self.content_prompt, self.style_prompt),
+            images=(self.content_images or None, self.style_images or None),
+            references=self.references,
+            steps=self.reference_steps,
+            guidance=self.reference_guidance or None,
+            resolution=self.resolution or None,
+            seed=self.seed,
+            batch=self.batch,
+            precision=None if self.precision == "auto" else getattr(torch, self.precision),
+            gradient_checkpointing=self.gradient_checkpointing,
+        )
+
+
+def base_for(method: str, pairs: Sequence[Pair], context: Context) -> str | Path:
+    """The base model to train with.
+
+    Raises:
+        RecipeError: None was given.
+        PairError: There is nothing to train.
+    """
+    if not any(pair.contested for pair in pairs):
+        raise PairError(
+            "the two LoRAs share no layer of the denoiser, so there is nothing to train",
+            advice="Use the method direct, or two LoRAs that both change the denoiser",
+        )
+    if context.base is None:
+        raise RecipeError(
+            f"the base model is missing, and {method} trains with it",
+            where="base",
+            advice="Name its folder in diffusers format, or its hub id: --base DIR|ID",
+        )
+    return context.base
+
+
+def fused(pairs: Sequence[Pair], scene: Scene, flat: Tensor, notes: Mapping[str, float]) -> Fused:
+    """The result of a training.
+
+    Args:
+        pairs: Layers of the two LoRAs.
+        scene: Where was trained.
+        flat: The coefficients, `[2, columns]`, of the scene's layers in turn.
+        notes: Figures for the report, to which those of the coefficients are added.
+    """
+    m_c, m_s = (side.split(scene.widths) for side in flat)
+    trained = list(zip(m_c, m_s, strict=True))
+    columns: list[Columns | None] = [None] * len(pairs)
+    for i, both in zip(scene.trained, trained, strict=True):
+        columns[i] = both
+    figures = measures.summary(scene.layers, trained)
+    warnings: list[str] = []
+    if figures["movement"] < measures.BARELY:
+        warnings.append(
+            f"the coefficients barely moved (by {figures['movement']:.2g} on average from 1), so "
+            "this is close to a direct merge: raise --lr or --updates"
+        )
+    return Fused(
+        Plan((BOTH,) * len(pairs)),
+        notes={**notes, **figures},
+        columns=tuple(columns),
+        warnings=tuple(warnings),
+    )
+
+
+@contextlib.contextmanager
+def enough_memory(params: TrainedParams) -> Generator[None]:
+    """Say what to lower where memory runs out inside.
+
+    Raises:
+        MemoryLackError: It did.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        words = ("out of memory", "not enough memory", "can't allocate memory")
+        typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not typed and not any(word in str(error).lower() for word in words):
+            raise
+        options = [
+            "gradient_checkpointing=true" if not params.gradient_checkpointing else "",
+            "precision=bfloat16" if params.precision in ("auto", "float32") else "",
+            "batch=1" if params.batch > 1 else "",
+            "a smaller resolution",
+        ]
+        raise MemoryLackError(
+            "training does not fit into memory. Lower what it needs with --set: "
+            f"{', '.join(filter(None, options))}."
+        ) from error

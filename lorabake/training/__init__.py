@@ -1,0 +1,1 @@
+"""Training column coefficients: the two LoRAs as branches, the objective, the loop."""

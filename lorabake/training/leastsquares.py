@@ -1,0 +1,288 @@
+"""Column coefficients without back-propagation: one least-squares problem per layer.
+
+ZipLoRA's objective (arXiv 2311.13600, eq. 3) asks that the whole network keeps what it painted.
+Asked of each layer alone, for the inputs x that it got while painting, it is quadratic:
+
+    E_c ‖ΔW_c diag(m_c − 1) x + ΔW_s diag(m_s) x‖² + E_s ‖ΔW_c diag(m_c) x + ΔW_s diag(m_s − 1) x‖²
+    = mᵀ H m − 2 bᵀ m + constant,   m = (m_c, m_s),   Σ = Σ_c + Σ_s,
+    H = [[G_cc ∘ Σ, G_cs ∘ Σ], [G_csᵀ ∘ Σ, G_ss ∘ Σ]],   G_cs = ΔW_cᵀ ΔW_s and so on,
+    b = [(G_cc ∘ Σ_c + G_cs ∘ Σ_s) 1, (G_csᵀ ∘ Σ_c + G_ss ∘ Σ_s) 1].
+
+A convolution sees patches; its coefficients are per channel, so its taps are summed (Eᵀ … E).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..lora.types import LowRank
+
+DIRECT_LIMIT = 6000
+"""Most unknowns of a layer (2 · in) that are solved by Cholesky; more by conjugate gradients."""
+
+STEPS, TOLERANCE = 2000, 1e-8
+"""Where conjugate gradients stop, the latter relative and in the energy of the preconditioner."""
+
+_CHUNK = 1 << 23
+
+
+def solve(
+    content: LowRank,
+    style: LowRank,
+    sigma_c: Tensor,
+    sigma_s: Tensor,
+    *,
+    lambda_: float,
+    ridge: float = 1e-3,
+) -> tuple[Tensor, Tensor]:
+    """The coefficients with which a layer does best what each LoRA alone did in its place.
+
+    Minimises the data term (see the module) + λ Σ_i w_i m_c,i m_s,i + ρ τ ‖m − 1‖², where
+    τ = trace(H) / (2 · in) and w_i = min(τ, √(H_cc,ii H_ss,ii)): both parameters are free of
+    units, and a column that no input reaches stays at 1.
+
+    The second term is the similarity of the paper as long as the products are positive. It is
+    not convex, so λ is limited to the largest power of two of which even the double leaves the
+    problem convex: then there is a solution, and every direction keeps half of its curvature.
+    What is at most ρ / 2 is never limited. Conjugate gradients look only along the directions
+    they take, and may allow more.
+
+    Args:
+        content: Factors of the content LoRA in this layer.
+        style: Those of the style LoRA, for the same weight.
+        sigma_c: E[x xᵀ] under the content prompt, `[in, in]`, finite and symmetric; for
+            convolutions of patches in the order of `torch.nn.functional.unfold`,
+            `[in · kh · kw, in · kh · kw]`. Where it lies, float64 is needed for the computation.
+        sigma_s: The same under the style prompt.
+        lambda_: λ, weight of the similarity, not negative.
+        ridge: ρ, how strongly columns with little input are held at 1.
+
+    Returns:
+        m_c and m_s, float32 `[in]` each.
+
+    Raises:
+        ValueError: Moments or factors hold NaN or Inf, or the data leave coefficients open and
+            there is no ridge.
+    """
+    layer = _Layer.of(content, style, sigma_c, sigma_s)
+    diagonal, target = layer.diagonal(), layer.target()
+    tau = diagonal.mean()
+    if not (tau.isfinite() and target.isfinite().all()):
+        raise ValueError("the moments or the factors hold NaN or Inf")
+    if tau == 0:
+        m = torch.ones_like(target)
+    else:
+        weight = diagonal.prod(0).sqrt().clamp(max=tau)
+        system = _System(layer, diagonal, ridge * tau, weight, target + ridge * tau)
+        m = system.solve(lambda_)
+    m_c, m_s = m.float().unbind()
+    return m_c, m_s
+
+
+def residual(
+    content: LowRank, style: LowRank, sigma_c: Tensor, sigma_s: Tensor, m_c: Tensor, m_s: Tensor
+) -> float:
+    """The data term alone: the mean squared change of both sides' outputs, summed.
+
+    Args:
+        content: As in `solve`, like the next three.
+        style: See there.
+        sigma_c: See there.
+        sigma_s: See there.
+        m_c: Coefficients of the content LoRA's columns, `[in]`.
+        m_s: Those of the style LoRA's.
+    """
+    layer = _Layer.of(content, style, sigma_c, sigma_s)
+    m = torch.stack([m_c, m_s]).to(layer.U)
+    total = 0.0
+    for side, sigma in enumerate((sigma_c, sigma_s)):
+        off = m.clone()
+        off[side] -= 1
+        Z = layer.weighted(off)
+        total += (Z * _times(Z, sigma)).sum().item()
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """Both updates in an orthonormal basis of their outputs, which changes no length.
+
+    Attributes:
+        U: float64 `[2, q, in, taps]`, ΔW_c and ΔW_s but for that basis, q ≤ sum of the ranks.
+        sigma_c: Moments of the inputs, `[in · taps, in · taps]`.
+        sigma_s: The same under the style prompt.
+    """
+
+    U: Tensor
+    sigma_c: Tensor
+    sigma_s: Tensor
+
+    @classmethod
+    def of(cls, content: LowRank, style: LowRank, sigma_c: Tensor, sigma_s: Tensor) -> _Layer:
+        A, B = zip(*(_factors(side, sigma_c.device) for side in (content, style)), strict=True)
+        R = torch.linalg.qr(torch.cat(B, 1), mode="r").R.split([len(a) for a in A], 1)
+        rows = [
+            (r @ a.flatten(1)).unflatten(1, (a.shape[1], -1)) for r, a in zip(R, A, strict=True)
+        ]
+        return cls(torch.stack(rows), sigma_c, sigma_s)
+
+    def weighted(self, m: Tensor) -> Tensor:
+        """ΔW_c diag(m_c) + ΔW_s diag(m_s) in the basis, `[q, in · taps]`."""
+        return torch.einsum("nqit,ni->qit", self.U, m).flatten(1)
+
+    def gather(self, Z: Tensor) -> Tensor:
+        """Sums of Z, `[q, in · taps]`, times either update, by channel: `[2, in]`."""
+        return torch.einsum("nqit,qit->ni", self.U, Z.view(self.U.shape[1:]))
+
+    def times(self, m: Tensor) -> Tensor:
+        """H m, `[2, in]`, without H."""
+        return self.gather(_times(self.weighted(m), self.sigma))
+
+    @cached_property
+    def sigma(self) -> Tensor:
+        """Σ in float64, worth its memory where it is multiplied hundreds of times."""
+        return self.sigma_c.to(torch.float64, copy=True).add_(self.sigma_s)
+
+    def target(self) -> Tensor:
+        """The right-hand side b, `[2, in]`."""
+        U_c, U_s = self.U.flatten(2)
+        return self.gather(_times(U_c, self.sigma_c) + _times(U_s, self.sigma_s))
+
+    def diagonal(self) -> Tensor:
+        """That of H, `[2, in]`."""
+        width, taps = self.U.shape[2:]
+        grams = torch.einsum("nqit,nqiu->nitu", self.U, self.U)
+        blocks = [
+            sigma.view(width, taps, width, taps).diagonal(dim1=0, dim2=2).double()
+            for sigma in (self.sigma_c, self.sigma_s)
+        ]
+        return torch.einsum("nitu,tui->ni", grams, blocks[0] + blocks[1])
+
+    def dense(self) -> Tensor:
+        """H, `[2 · in, 2 · in]`; of the larger Grams by tap never more than a slice."""
+        width, taps = self.U.shape[2:]
+        U = self.U.flatten(2)
+        H = U.new_empty(2, width, 2, width)
+        step = max(1, _CHUNK // (width * taps * taps))
+        for i in range(0, width, step):
+            rows = slice(i * taps, (i + step) * taps)
+            sigma = self.sigma_c[rows].double() + self.sigma_s[rows].double()
+            for a in range(2):
+                for b in range(2):
+                    block = (U[a, :, rows].mT @ U[b]) * sigma
+                    block = block.view(-1, taps, width, taps).sum((1, 3))
+                    H[a, i : i + step, b] = block
+        return H.view(2 * width, 2 * width)
+
+
+def _factors(side: LowRank, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A as `[rank, in, …]` and scale · B as `[out, rank]`."""
+    down, up = (factor.detach().to(device, torch.float64) for factor in (side.down, side.up))
+    return down, side.scale * up.flatten(1)
+
+
+def _times(Z: Tensor, sigma: Tensor) -> Tensor:
+    """Z Σ in float64, with a float64 copy of no more than slices of Σ."""
+    step = max(1, _CHUNK // len(sigma))
+    return torch.cat([Z @ rows.double() for rows in sigma.mT.split(step, 1)], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _System:
+    """(H + ρτ 1 + λ/2 [[0, w], [w, 0]]) m = b + ρτ 1, for a λ that is still to be found.
+
+    Attributes:
+        layer: Gives H.
+        diagonal: Of H, `[2, in]`.
+        pull: ρτ.
+        weight: w, `[in]`.
+        target: Right-hand side, `[2, in]`.
+    """
+
+    layer: _Layer
+    diagonal: Tensor
+    pull: Tensor
+    weight: Tensor
+    target: Tensor
+
+    def solve(self, lambda_: float) -> Tensor:
+        """`[2, in]`.
+
+        Raises:
+            ValueError: Not even λ = 0 determines a solution.
+        """
+        direct = self.target.numel() <= DIRECT_LIMIT
+        matrix = self._matrix() if direct else None
+        for limit in _limits(lambda_):
+            way = (limit, min(limit, lambda_))
+            found = self._iterated(*way) if matrix is None else self._solved(matrix, *way)
+            if found is not None:
+                return found
+        raise ValueError("the inputs do not determine the coefficients; use a larger ridge")
+
+    def _matrix(self) -> Tensor:
+        H = self.layer.dense()
+        H.diagonal().add_(self.pull)
+        return H
+
+    def _solved(self, matrix: Tensor, limit: float, lambda_: float) -> Tensor | None:
+        """By Cholesky; None if twice the limit is not convex."""
+        factor, failed = torch.linalg.cholesky_ex(self._coupled(matrix, 2 * limit))
+        if failed:
+            return None
+        if lambda_:
+            factor = torch.linalg.cholesky(self._coupled(matrix, lambda_))
+        return torch.cholesky_solve(self.target.reshape(-1, 1), factor).view_as(self.target)
+
+    def _coupled(self, matrix: Tensor, lambda_: float) -> Tensor:
+        width = len(self.weight)
+        matrix = matrix.clone()
+        for offset in (width, -width):
+            matrix.diagonal(offset).add_(lambda_ / 2 * self.weight)
+        return matrix
+
+    def _iterated(self, limit: float, lambda_: float) -> Tensor | None:
+        """By conjugate gradients; None if they see that twice the limit is not convex."""
+        if limit and self._descend(2 * limit) is None:
+            return None
+        return self._descend(lambda_)
+
+    def _descend(self, lambda_: float) -> Tensor | None:
+        """From 1, preconditioned by the diagonal; None if the way shows that λ is not convex."""
+        scale = (self.diagonal + self.pull).clamp(min=torch.finfo(torch.float64).tiny)
+        m = torch.ones_like(self.target)
+        r = self.target - self._times(m, lambda_)
+        p = z = r / scale
+        energy = (r * z).sum()
+        enough = TOLERANCE**2 * (self.target**2 / scale).sum()
+        for _ in range(STEPS):
+            if energy <= enough:
+                break
+            q = self._times(p, lambda_)
+            curvature = (p * q).sum()
+            if curvature <= 0:
+                return None
+            step = energy / curvature
+            m, r = m + step * p, r - step * q
+            z = r / scale
+            energy, before = (r * z).sum(), energy
+            p = z + energy / before * p
+        return m
+
+    def _times(self, m: Tensor, lambda_: float) -> Tensor:
+        similar = lambda_ / 2 * self.weight * m.flip(0)
+        return self.layer.times(m) + self.pull * m + similar
+
+
+def _limits(wanted: float) -> Iterator[float]:
+    """Of λ: powers of two, from the one above what is wanted downwards; at last none at all."""
+    if wanted:
+        highest = min(math.ceil(math.log2(wanted)), 10)
+        yield from (2.0**exponent for exponent in range(highest, -31, -1))
+    yield 0.0

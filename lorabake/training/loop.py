@@ -1,0 +1,145 @@
+"""Training the coefficients: Adam on eq. 3, resumable at every update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .branches import BOTH
+from .coefficients import Coefficients
+from .objective import SIMILARITIES, Loss, Similarity
+from .problem import Lesson, Problem
+
+VANISHED = 1e-2
+"""Share of its first value below which the similarity term counts as gone (early stop)."""
+
+
+@dataclass
+class State:
+    """Where a training is: all that it needs to go on as if it had never stopped.
+
+    Attributes:
+        flat: The coefficients, `[2, columns]`.
+        first: Adam's running mean of the gradient, like `flat`.
+        second: Adam's running mean of its square, like `flat`.
+        history: Loss parts of the updates done so far.
+    """
+
+    flat: Tensor
+    first: Tensor
+    second: Tensor
+    history: list[Loss] = field(default_factory=list[Loss])
+
+    @classmethod
+    def new(cls, columns: int) -> State:
+        """All coefficients 1: the direct merge."""
+        zeros = torch.zeros(2, columns)
+        return cls(torch.ones(2, columns), zeros, zeros.clone())
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train.
+
+    Attributes:
+        updates: Gradient steps, fewer if the similarity term vanishes.
+        lr: Adam's learning rate.
+        lambda_: Factor on the similarity term.
+        similarity: Which similarity term.
+        seed: Of timesteps, noise and the order of the references.
+    """
+
+    updates: int
+    lr: float
+    lambda_: float
+    similarity: Similarity
+    seed: int
+
+
+class DivergedError(ArithmeticError):
+    """A loss or gradient is not finite; the coefficients are those before it."""
+
+    def __init__(self, update: int, what: str) -> None:
+        super().__init__(f"{what} became NaN or infinite at update {update}")
+        self.update, self.what = update, what
+
+
+def train(
+    problem: Problem,
+    coefficients: Coefficients,
+    schedule: Schedule,
+    state: State,
+    done: Callable[[State], None],
+) -> None:
+    """Train `coefficients`, which the problem's branches use.
+
+    Args:
+        problem: Teachers and student.
+        coefficients: Take over the state's values, then change in place.
+        schedule: How.
+        state: Where to start from; follows along.
+        done: Called after each update.
+
+    Raises:
+        DivergedError: A loss or gradient is not finite; state and coefficients are the last good.
+    """
+    coefficients.load(state.flat)
+    flat = coefficients.flat
+    optimiser = torch.optim.Adam([flat], lr=schedule.lr)
+    adam = _adopt(optimiser, flat, state)
+    term = SIMILARITIES[schedule.similarity]
+    with torch.no_grad():
+        least = VANISHED * float(term(torch.ones_like(flat), coefficients.layer))
+    for update in range(len(state.history), schedule.updates):
+        content, style = _fidelity(problem, coefficients, problem.lesson(schedule.seed, update))
+        similarity = term(flat, coefficients.layer)
+        (schedule.lambda_ * similarity).backward()
+        loss = Loss(content, style, float(similarity.detach()))
+        _check(loss, coefficients.grad, update)
+        optimiser.step()
+        state.history.append(loss)
+        state.flat, state.first, state.second = (
+            flat.detach().cpu(), adam["exp_avg"].cpu(), adam["exp_avg_sq"].cpu(),
+        )  # fmt: skip
+        done(state)
+        with torch.no_grad():
+            if float(term(flat, coefficients.layer)) < least:
+                return
+
+
+def _fidelity(problem: Problem, coefficients: Coefficients, lesson: Lesson) -> tuple[float, float]:
+    """The first two terms of eq. 3; their gradient is left in `coefficients.grad`."""
+    # Gradients of a float16 model underflow without a factor on the loss, and may overflow with it.
+    factor = 2.0**12 if next(problem.model.parameters()).dtype == torch.float16 else 1.0
+    while True:
+        coefficients.grad.zero_()
+        with problem.branches.acting(BOTH, zipped=True):
+            content, style = problem.losses(lesson)
+            ((content + style) * factor).backward()
+        coefficients.grad.div_(factor)
+        if factor <= 1 or bool(coefficients.grad.isfinite().all()):
+            return float(content.detach()), float(style.detach())
+        factor /= 8
+
+
+def _adopt(optimiser: torch.optim.Adam, flat: Tensor, state: State) -> dict[str, Tensor]:
+    """Put a state into a fresh optimiser; what it updates from now on."""
+    adam = {
+        "step": torch.tensor(float(len(state.history))),
+        "exp_avg": state.first.to(flat, copy=True),
+        "exp_avg_sq": state.second.to(flat, copy=True),
+    }
+    optimiser.state[flat] = adam
+    return adam
+
+
+def _check(loss: Loss, gradient: Tensor, update: int) -> None:
+    for name, value in zip(("content loss", "style loss", "similarity"), loss, strict=True):
+        if not math.isfinite(value):
+            raise DivergedError(update + 1, f"the {name}")
+    if not bool(gradient.isfinite().all()):
+        raise DivergedError(update + 1, "the gradient")
