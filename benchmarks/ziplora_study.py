@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import lorabake
 from lorabake.demo.scorer import score
-from lorabake.demo.showcase import GUIDANCE, HERE, picture_prompt, render
+from lorabake.demo.showcase import GUIDANCE, HERE, own_prompts, picture_prompt, render
 from lorabake.pipelines.load import load
 
 PAIRS = (("tikku", "glass"), ("mobbo", "neon"), ("snorb", "blueprint"))
@@ -56,7 +56,7 @@ def row(label: str, setting: Setting, options: argparse.Namespace, pipe: Any) ->
     notes: list[dict[str, float]] = []
     seconds = 0.0
     for subject, style in PAIRS:
-        own = f"a {subject} creature", f"a creature in {style} style"
+        own = own_prompts(subject, style)
         params: dict[str, Any] = dict(setting)
         if "ziplora" in str(setting):
             prompts = {"content_prompt": own[0], "style_prompt": own[1]}

@@ -116,7 +116,7 @@ def _curved(curves: dict[str, np.ndarray], groups: Sequence[str], method: str) -
     axes.margins(x=0)
     _label(figure, axes, groups, "#d9d9d9")
     axes.set_ylabel("mean, and 10 to 90 % of the columns")
-    axes.set_title(f"{method}: column coefficients", loc="left", fontsize=11)
+    axes.set_title(method, loc="left", fontsize=11)
     means = {name: float(np.nanmean(curve[:, 0])) for name, curve in curves.items()}
     _legend(figure, {f"{name} {mean:.2f}": _CURVES[name] for name, mean in means.items()})
     return figure

@@ -31,4 +31,5 @@ def demo(output: str | None, seeds: int, force: bool, quiet: bool, as_json: bool
     if as_json:
         click.echo(json.dumps(result.to_json()))
     elif not quiet:
-        click.echo(f"{result}\n\n{result.bundle}\n{result.plan}\n{result.comparison}")
+        paths = (result.bundle, *result.zipped, result.plan, result.comparison)
+        click.echo("\n".join([str(result), "", *paths]))

@@ -31,7 +31,7 @@ def inspect(bundle: str, steps: int | None, as_json: bool) -> None:
 
 
 def _page(found: dict[str, Any], steps: int) -> list[str]:
-    params = ", ".join(f"{key} {value}" for key, value in found["params"].items())
+    params = ", ".join(f"{k} {v}" for k, v in found["params"].items() if v != "")
     lines = [
         f"method   {found['method']}" + (f" ({params})" if params else ""),
         f"family   {found['family']}" + (f", made for {found['base']}" if found["base"] else ""),
@@ -54,22 +54,37 @@ def _source(source: dict[str, Any]) -> str:
 
 
 def _table(layers: list[dict[str, Any]], steps: int) -> list[str]:
-    """Per part of the network: layers, ranks, and what is applied over all steps."""
+    """Per part of the network: layers, ranks, and what is applied."""
     from ..parts import part
 
     groups: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for layer in layers:
         groups[part(layer["component"], layer["module"])].append(layer)
-    head = f"over {steps} steps"
-    lines = [f"{head:<14} layers  ranks (content + style)   content   style    both"]
+    weighted = any(layer["coefficients"] for layer in layers)
+    head = "" if weighted else f"over {steps} steps"
+    what = "     m_c     m_s  overlap" if weighted else " content   style    both"
+    lines = [f"{head:<14} layers  ranks (content + style)  {what}"]
     for name, members in [*groups.items(), ("all", layers)]:
         ranks = " + ".join(
             _span([m[key] for m in members]) for key in ("content_rank", "style_rank")
         )
-        count = Counter(choice for m in members for choice in m["select"])
-        shares = "".join(f"{count[c] / count.total():>8.0%}" for c in (0, 1, None))
-        lines.append(f"{name:<14} {len(members):>6}  {ranks:<23}  {shares}")
+        cells = _means(members) if weighted else _shares(members)
+        lines.append(f"{name:<14} {len(members):>6}  {ranks:<23}  {cells}")
     return lines
+
+
+def _shares(members: list[dict[str, Any]]) -> str:
+    """What is applied over all steps."""
+    count = Counter(choice for m in members for choice in m["select"])
+    return "".join(f"{count[c] / count.total():>8.0%}" for c in (0, 1, None))
+
+
+def _means(members: list[dict[str, Any]]) -> str:
+    """Column coefficients, and their overlap |m_c·m_s|, over the layers that have some."""
+    found = [m["coefficients"] for m in members if m["coefficients"]]
+    keys = ("content", "style", "product")
+    means = [sum(one[key] for one in found) / len(found) if found else None for key in keys]
+    return "".join("       –" if mean is None else f"{mean:>8.2f}" for mean in means)
 
 
 def _span(ranks: list[int]) -> str:

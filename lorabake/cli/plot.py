@@ -14,7 +14,7 @@ from . import options
 @options.force
 @options.quiet
 def plot(bundle: str, output: str, steps: int | None, force: bool, quiet: bool) -> None:
-    """Draw which LoRA each layer applies at each step."""
+    """Draw which LoRA each layer applies at each step; of ZipLoRA, each layer's coefficients."""
     from .. import plots
     from ..bundle import load
 

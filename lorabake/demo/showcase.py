@@ -25,6 +25,7 @@ from .scorer import score
 
 HERE = Path(__file__).parent
 SUBJECT, STYLE = "tikku", "glass"
+ZIPPED = ("ziplora", "ziplora-layerwise")
 STEPS, GUIDANCE, SHOWN, FIRST_SEED = 25, 3.0, 4, 100
 Progress = Callable[[str, int, int], None]
 
@@ -59,7 +60,8 @@ class ShowcaseResult:
         seeds: Pictures per row, the same seeds in each.
         rows: The scores, in the order of the comparison.
         report: Of baking the bundle, its checks among it.
-        bundle: The bundle's path.
+        bundle: Path of K-LoRA's bundle.
+        zipped: Paths of ZipLoRA's bundles, trained and layerwise.
         plan: Path of the picture of its plan.
         comparison: Path of the labelled pictures.
     """
@@ -69,6 +71,7 @@ class ShowcaseResult:
     rows: tuple[Row, ...]
     report: Report
     bundle: str
+    zipped: tuple[str, ...]
     plan: str
     comparison: str
 
@@ -77,9 +80,9 @@ class ShowcaseResult:
         return asdict(self) | {"report": self.report.to_json()}
 
     def __str__(self) -> str:
-        head = f"{'':14}{'subject':>13}{'style':>13}{'both':>13}"
+        head = f"{'':18}{'subject':>13}{'style':>13}{'both':>13}"
         lines = [
-            f"{row.label:14}{row.subject!s:>13}{row.style!s:>13}{row.product!s:>13}"
+            f"{row.label:18}{row.subject!s:>13}{row.style!s:>13}{row.product!s:>13}"
             for row in self.rows
         ]
         note = f'mean ± standard error over {self.seeds} seeds of "{self.prompt}", 0 to 1'
@@ -98,7 +101,7 @@ def run(
     """Bake, verify, draw the plan, render the variants with fixed seeds, and score them.
 
     Args:
-        output: Folder for `bundle.safetensors`, `plan.png` and `comparison.png`.
+        output: Folder for the bundles, `plan.png` and `comparison.png`.
         seeds: Pictures per variant.
         subject: Name of a shipped content LoRA.
         style: Name of a shipped style LoRA.
@@ -106,22 +109,34 @@ def run(
         progress: Called as `progress(stage, done, total)`.
 
     Raises:
-        OutputError: One of the three files exists already or cannot be written.
+        OutputError: One of the files exists already or cannot be written.
     """
     files.folder(output)
     model = HERE / "model"
-    path, plan, comparison = paths = [
-        output / name for name in ("bundle.safetensors", "plan.png", "comparison.png")
-    ]
-    *_, page = [files.check(path, force=force) for path in paths]
-    content_lora, style_lora = (HERE / "loras" / f"{name}.safetensors" for name in (subject, style))
-    report = make(content_lora, style_lora, path, base=model, force=force, progress=progress)
-    bundle = load(path)
+    names = ["bundle.safetensors", *(f"{method}.safetensors" for method in ZIPPED)]
+    plan, comparison = output / "plan.png", output / "comparison.png"
+    bundles = [output / name for name in names]
+    *_, page = [files.check(path, force=force) for path in (*bundles, plan, comparison)]
+    content, look = (HERE / "loras" / f"{name}.safetensors" for name in (subject, style))
+
+    def bake(path: Path, **given: Any) -> Report:  # noqa: ANN401 - a method's parameters
+        return make(content, look, path, base=model, force=force, progress=progress, **given)
+
+    report = bake(bundles[0])
+    own = own_prompts(subject, style)
+    for method, path in zip(ZIPPED, bundles[1:], strict=True):
+        bake(
+            path, method=method, content_prompt=own[0], style_prompt=own[1],
+            reference_guidance=GUIDANCE,
+        )  # fmt: skip
+    bundle = load(bundles[0])
     plot(bundle, plan, steps=STEPS, force=force)
 
     pipe = load_pipeline(model, device=torch.device("cpu"))
     prompt = picture_prompt(subject, style)
-    wanted = variants(bundle)
+    wanted = variants(bundle) | {
+        method: load(path) for method, path in zip(ZIPPED, bundles[1:], strict=True)
+    }
     columns: dict[str, list[Image]] = {}
     rows: list[Row] = []
     for label, variant in wanted.items():
@@ -136,12 +151,20 @@ def run(
     sheet({label: images[:SHOWN] for label, images in columns.items()}).save(picture, "PNG")
     with files.replacing(page) as file:
         file.write(picture.getvalue())
-    return ShowcaseResult(prompt, seeds, tuple(rows), report, str(path), str(plan), str(comparison))
+    zipped = tuple(map(str, bundles[1:]))
+    return ShowcaseResult(
+        prompt, seeds, tuple(rows), report, str(bundles[0]), zipped, str(plan), str(comparison)
+    )
 
 
 def picture_prompt(subject: str, style: str) -> str:
     """The text of every picture."""
     return f"a green {subject} creature on a yellow background in {style} style"
+
+
+def own_prompts(subject: str, style: str) -> tuple[str, str]:
+    """What each LoRA is asked alone, as in its training."""
+    return f"a {subject} creature", f"a creature in {style} style"
 
 
 def render(pipe: Any, prompt: str, seeds: Sequence[int]) -> list[Image]:  # noqa: ANN401 - any diffusers pipeline

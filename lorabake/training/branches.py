@@ -48,10 +48,12 @@ class Branches:
             for pair, target in zip(pairs, targets, strict=True)
         }
 
-    def remove(self) -> None:
-        """Take all hooks off."""
-        for branch in self.branches.values():
-            branch.handle.remove()
+    def remove(self, *components: str) -> None:
+        """Take all hooks off, or those of some components, and forget their layers."""
+        for name, branch in [*self.branches.items()]:
+            if not components or name.partition(".")[0] in components:
+                branch.handle.remove()
+                del self.branches[name]
 
     @contextlib.contextmanager
     def acting(self, *parts: Sides, zipped: bool = False) -> Generator[None]:

@@ -95,8 +95,10 @@ def train(
     with torch.no_grad():
         least = VANISHED * float(term(torch.ones_like(flat), coefficients.layer))
     for update in range(len(state.history), schedule.updates):
-        content, style = _fidelity(problem, coefficients, problem.lesson(schedule.seed, update))
         similarity = term(flat, coefficients.layer)
+        if float(similarity.detach()) < least:
+            return
+        content, style = _fidelity(problem, coefficients, problem.lesson(schedule.seed, update))
         (schedule.lambda_ * similarity).backward()
         loss = Loss(content, style, float(similarity.detach()))
         _check(loss, coefficients.grad, update)
@@ -106,9 +108,6 @@ def train(
             flat.detach().cpu(), adam["exp_avg"].cpu(), adam["exp_avg_sq"].cpu(),
         )  # fmt: skip
         done(state)
-        with torch.no_grad():
-            if float(term(flat, coefficients.layer)) < least:
-                return
 
 
 def _fidelity(problem: Problem, coefficients: Coefficients, lesson: Lesson) -> tuple[float, float]:

@@ -118,6 +118,8 @@ def prepare(
     pixels = size(pipe, wanted.resolution)
     teachers, students = _conditions(pipe, branches, pairs, wanted.prompts, pixels)
     references = cached or _references(pipe, branches, wanted, pixels, tell)
+    # Their work is done: without their layers the text encoders are free to go.
+    branches.remove(*(name for name in pipe.components if name.startswith("text_encoder")))
     if wanted.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     trained = tuple(i for i, pair in enumerate(pairs) if pair.contested)

@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, unfold
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorabake.lora.types import LowRank
-from lorabake.training import leastsquares
+from lorabake.training import leastsquares, quadratic
 from lorabake.training.leastsquares import residual, solve
 
 Coefficients = tuple[Tensor, Tensor]
@@ -254,7 +254,7 @@ def patches(x: Tensor, kernel: int) -> Tensor:
 def test_convolutions_against_the_convolution_itself(
     monkeypatch: pytest.MonkeyPatch, kernel: int, chunk: int
 ) -> None:
-    monkeypatch.setattr(leastsquares, "_CHUNK", chunk)
+    monkeypatch.setattr(quadratic, "_CHUNK", chunk)
     content, style, x_c, x_s = convolution(kernel)
     W_c, W_s = (
         (1.5 * side.up.flatten(1) @ side.down.flatten(1)).view(6, 4, kernel, kernel)
@@ -286,7 +286,7 @@ def test_conjugate_gradients_find_what_cholesky_finds(
     sigmas = moments(patches(x_c, kernel)).float(), moments(patches(x_s, kernel)).float()
     direct = solve(content, style, *sigmas, lambda_=lambda_, ridge=ridge)
     monkeypatch.setattr(leastsquares, "DIRECT_LIMIT", 7)
-    monkeypatch.setattr(leastsquares, "_CHUNK", 60)
+    monkeypatch.setattr(quadratic, "_CHUNK", 60)
     iterated = solve(content, style, *sigmas, lambda_=lambda_, ridge=ridge)
     torch.testing.assert_close(iterated, direct)
 

@@ -107,5 +107,6 @@ def test_lessons_are_prepared_together_and_used_twice() -> None:
 def test_nothing_is_left_in_the_model() -> None:
     stage = build("sd15")
     stage.branches.remove()
+    assert not stage.branches.branches
     hooks = [len(module._forward_hooks) for module in stage.model.modules()]  # pyright: ignore[reportPrivateUsage]
     assert sum(hooks) == 0
