@@ -45,12 +45,17 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        notes = "".join(
-            f", {name.replace('_', ' ')} {value:.4g}" for name, value in self.notes.items()
-        )
-        return (
-            f"{self.output}: {self.method}, {self.layers} {self.family} layers "
-            f"({self.shared} in both LoRAs){notes}\n"
-            f"verified: {self.checks}\n"
-            f"{self.seconds:.1f} s"
-        )
+        layers = f"{self.layers} {self.family} layers ({self.shared} in both LoRAs)"
+        figures = ", ".join([self.method, layers, *self._figures()])
+        return f"{self.output}: {figures}\nverified: {self.checks}\n{self.seconds:.1f} s"
+
+    def _figures(self) -> list[str]:
+        """The notes as text; what has a value before and after, in one piece."""
+        found: list[str] = []
+        for name, value in self.notes.items():
+            label = name.removesuffix("_before").replace("_", " ")
+            if name.endswith("_before"):
+                found.append(f"{label} {value:.4g} → {self.notes[f'{name[:-7]}_after']:.4g}")
+            elif not name.endswith("_after"):
+                found.append(f"{label} {value:.4g}")
+        return found

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from lorabake.cli import cli
 from lorabake.demo.showcase import STYLE, SUBJECT
 
 ROOT = Path(__file__).parents[1]
@@ -59,12 +65,34 @@ def test_ci_calls_the_second_command() -> None:
     assert recorded.endswith(second)
 
 
+def sh(body: str) -> None:
+    """Each command in this process, which has imported what takes long."""
+    for line in body.strip().splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "lorabake"
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def python(body: str) -> None:
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(body, "README.md", "exec"), {"__name__": "__main__"})
+
+
 @pytest.mark.parametrize(
     ("language", "body"), [pytest.param(*b, id=b[1].split("\n")[0]) for b in BLOCK.findall(GUIDE)]
 )
-def test_block_runs(language: str, body: str, folder: Path) -> None:
-    command = {"sh": ["sh", "-ec", body], "python": [sys.executable, "-c", body]}
-    run(command[language], folder)
+def test_block_runs(
+    language: str, body: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    {"sh": sh, "python": python}[language](body)
+
+
+def test_the_command_is_installed(folder: Path, tmp_path: Path) -> None:
+    first = BLOCK.findall(GUIDE)[0][1].replace("bundle.safetensors", str(tmp_path / "b"))
+    run(["sh", "-ec", first], folder)
+    assert (tmp_path / "b").exists()
 
 
 def test_links_lead_somewhere() -> None:

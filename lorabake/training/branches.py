@@ -48,12 +48,10 @@ class Branches:
             for pair, target in zip(pairs, targets, strict=True)
         }
 
-    def remove(self, *components: str) -> None:
-        """Take all hooks off, or those of some components, and forget their layers."""
-        for name, branch in [*self.branches.items()]:
-            if not components or name.partition(".")[0] in components:
-                branch.handle.remove()
-                del self.branches[name]
+    def remove(self, prefix: str = "") -> None:
+        """Take the hooks off and forget the layers whose names start like this."""
+        for name in [name for name in self.branches if name.startswith(prefix)]:
+            self.branches.pop(name).handle.remove()
 
     @contextlib.contextmanager
     def acting(self, *parts: Sides, zipped: bool = False) -> Generator[None]:

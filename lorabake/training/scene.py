@@ -16,7 +16,7 @@ from ..lora.types import LowRank
 from ..pipelines import pictures
 from ..pipelines.conditions import Condition, denoiser, record, size
 from ..pipelines.noising import noising
-from ..pipelines.references import sample
+from ..pipelines.references import encode, sample
 from .branches import BOTH, CONTENT, STYLE, Branches
 from .objective import Norm
 from .problem import Problem
@@ -119,7 +119,7 @@ def prepare(
     teachers, students = _conditions(pipe, branches, pairs, wanted.prompts, pixels)
     references = cached or _references(pipe, branches, wanted, pixels, tell)
     # Their work is done: without their layers the text encoders are free to go.
-    branches.remove(*(name for name in pipe.components if name.startswith("text_encoder")))
+    branches.remove("text_encoder")
     if wanted.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     trained = tuple(i for i, pair in enumerate(pairs) if pair.contested)
@@ -174,7 +174,7 @@ def _references(
     for folder, prompt, sides in zip(wanted.images, wanted.prompts, _ROLES, strict=True):
         if folder is not None:
             images = pictures.read(folder, pixels)
-            found.append(pictures.encode(pipe, images, wanted.seed))
+            found.append(encode(pipe, images, wanted.seed))
             continue
         with branches.acting(sides):
             painted = sample(

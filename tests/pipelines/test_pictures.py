@@ -26,7 +26,8 @@ from PIL import Image
 from torch import Tensor
 
 from lorabake.errors import BaseModelError, ImageError
-from lorabake.pipelines.pictures import encode, read
+from lorabake.pipelines.pictures import read
+from lorabake.pipelines.references import encode
 
 from ..runtime import pipes
 
