@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,14 @@ def make(
         UserError: Something that was given does not exist, does not fit, or is out of range.
         VerifyError: What was written is not what went in; nothing is left behind.
     """
-    return bake(
+    report = bake(
         content, style, output, method=method, preset=preset, params=params, base=base,
         dtype=dtype, device=device, strengths=(content_strength, style_strength), force=force,
         resume=resume, progress=progress,
     )  # fmt: skip
+    for text in report.warnings:
+        warnings.warn(text, stacklevel=2)
+    return report
 
 
 def bake(
@@ -111,11 +115,9 @@ def bake(
         checks.base(base, pairs)
     checkpoint = target.with_name(f"{target.name}.training")
     context = Context(
-        where, tell, detail, base, checkpoint, resume, _identity(loras, strengths, base)
+        where, tell, detail, base, checkpoint, resume, force, _identity(loras, strengths, base)
     )
     fused = methods.get(chosen.method).fuse(pairs, chosen.params, context)
-    for text in fused.warnings:
-        warnings.warn(text, stacklevel=3)
     wanted = wanted or bundle.widest(_dtypes(pairs))
     pairs = bundle.strengthen(pairs, fused.strengths)
     if fused.columns is not None:
@@ -123,7 +125,12 @@ def bake(
     total = (strengths[0] * fused.strengths[0], strengths[1] * fused.strengths[1])
     manifest = _manifest(chosen, loras, pairs, fused, total, base)
     verified = _write(target, manifest, pairs, wanted, tell)
-    checkpoint.unlink(missing_ok=True)
+    if fused.checkpoint is not None:
+        with contextlib.suppress(OSError):
+            fused.checkpoint.unlink(missing_ok=True)
+    elif resume:
+        text = f"{chosen.method} keeps no checkpoints, so there was nothing to resume"
+        fused = replace(fused, warnings=(*fused.warnings, text))
     return Report(
         output=str(output_path),
         method=chosen.method,
@@ -197,7 +204,9 @@ def _identity(
     return {
         "sources": [one.provenance.sha256 for one in loras],
         "strengths": list(strengths),
-        "base": _base_id(base),
+        "base": None
+        if base is None
+        else str(found.resolve() if (found := pipelines.folder(base)) else base),
     }
 
 
@@ -205,8 +214,14 @@ def _base_id(base: str | Path | None) -> str | None:
     """What a bundle calls its base: an id as it is, a folder by its name, never by its path."""
     if base is None:
         return None
+    found = _resolved(base)
+    return found.name if isinstance(found, Path) else found
+
+
+def _resolved(base: str | Path) -> Path | str:
+    """A local model's folder, or an id."""
     folder = pipelines.folder(base)
-    return folder.resolve().name if folder else str(base)
+    return folder.resolve() if folder else str(base)
 
 
 def _dtypes(pairs: Sequence[Pair]) -> set[torch.dtype]:

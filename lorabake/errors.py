@@ -19,10 +19,12 @@ __all__ = [
     "ImageError",
     "LoraFileError",
     "LorabakeError",
+    "MemoryLackError",
     "OutputError",
     "OverrideError",
     "PairError",
     "RecipeError",
+    "TrainingError",
     "UnsupportedLoraError",
     "UserError",
     "VerifyError",
@@ -57,6 +59,14 @@ class RecipeError(UserError):
 
 class OutputError(UserError):
     """The output exists already, or its folder cannot be written to."""
+
+
+class TrainingError(LorabakeError):
+    """Training cannot go on: a loss is not finite, or a layer has no solution."""
+
+
+class MemoryLackError(LorabakeError):
+    """Training does not fit into the device's memory."""
 
 
 class VerifyError(LorabakeError):

@@ -62,7 +62,9 @@ def _failure(error: Exception) -> int:
         traceback.print_exc()
     if isinstance(error, LorabakeError):
         return _say(str(error), error.exit_code)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+    from ..pipelines.blame import out_of_memory
+
+    if out_of_memory(error):
         return _say("not enough memory", FAILED)
     hint = f" ({_DEBUG}=1 shows where)"
     return _say(f"unexpected {type(error).__name__}: {error}{hint}", FAILED)

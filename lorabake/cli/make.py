@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -50,7 +49,7 @@ def make(
     force: bool,
     quiet: bool,
     as_json: bool,
-    **given: str | float | Path | None,
+    **given: str | float | None,
 ) -> None:
     """Bake the LoRAs CONTENT and STYLE into one bundle.
 
@@ -68,6 +67,8 @@ def make(
             strengths=(content_strength, style_strength), force=force, resume=resume,
             progress=progress, detail=progress.detail,
         )  # fmt: skip
+    for text in () if quiet else report.warnings:
+        click.echo(f"lorabake: warning: {text}", err=True)
     if as_json:
         click.echo(json.dumps(report.to_json()))
     elif not quiet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import click
@@ -33,11 +32,11 @@ _TRAINED = (
     click.option("--content-prompt", metavar="TEXT", help="What the subject was trained with."),
     click.option("--style-prompt", metavar="TEXT", help="What the style was trained with."),
     click.option(
-        "--content-images", metavar="DIR", type=click.Path(path_type=Path),
+        "--content-images", metavar="DIR",
         help="Images of the subject (default: the LoRA paints its own).",
     ),
     click.option(
-        "--style-images", metavar="DIR", type=click.Path(path_type=Path),
+        "--style-images", metavar="DIR",
         help="Images of the style (default: the LoRA paints its own).",
     ),
     click.option("--updates", type=int, metavar="N", help="Gradient steps at most."),

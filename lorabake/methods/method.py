@@ -27,8 +27,9 @@ class Context:
         tell: Called as `tell(stage, done, total)` while a method works.
         detail: Called with figures of the moment, such as the parts of a loss.
         base: Base model, a folder or a hub id; None if none was given.
-        checkpoint: Where unfinished work may be kept; whoever bakes removes it at the end.
+        checkpoint: Where unfinished work may be kept.
         resume: Whether to go on from there.
+        force: Whether unfinished work there may be lost.
         identity: What the LoRAs and the base are, so that nobody else's work is resumed.
     """
 
@@ -38,6 +39,7 @@ class Context:
     base: str | Path | None = None
     checkpoint: Path | None = None
     resume: bool = False
+    force: bool = False
     identity: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def stage(self, name: str) -> Callable[[int, int], None]:
@@ -56,6 +58,7 @@ class Fused:
         notes: Figures for the report, for example gamma; JSON values only.
         columns: Coefficients per pair, None where all are 1; None if no layer has any.
         warnings: What the user should know about the result, a sentence each.
+        checkpoint: Unfinished work that is not needed any more once the bundle is written.
     """
 
     plan: Plan
@@ -63,6 +66,7 @@ class Fused:
     notes: dict[str, float] | None = None
     columns: tuple[Columns | None, ...] | None = None
     warnings: tuple[str, ...] = ()
+    checkpoint: Path | None = None
 
 
 class Method(Protocol):

@@ -10,23 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import LorabakeError, PairError, RecipeError
+from ..errors import MemoryLackError, PairError, RecipeError
 from ..lora.pairs import Pair
+from ..pipelines.blame import out_of_memory
 from ..runtime.plan import Plan
 from ..training import measures
 from ..training.scene import Scene, Wanted
 from .method import BOTH, Columns, Context, Fused
-from .values import flag, not_negative, one_of, store, text, whole
+from .values import not_negative, one_of, store, text, whole
 
 _PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-
-
-class TrainingError(LorabakeError):
-    """Training cannot go on."""
-
-
-class MemoryLackError(LorabakeError):
-    """Training does not fit into the device's memory."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +40,6 @@ class TrainedParams:
         batch: Samples of content, and of style, per update.
         precision: Dtype of the base model; `auto` is float32 on a CPU and bfloat16 elsewhere.
             Coefficients are float32 always.
-        gradient_checkpointing: Compute activations twice instead of keeping them: less memory, a
-            third more time.
     """
 
     content_prompt: str = ""
@@ -62,7 +53,6 @@ class TrainedParams:
     seed: int = 0
     batch: int = 1
     precision: str = "auto"
-    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -83,7 +73,6 @@ class TrainedParams:
             seed=whole("seed", self.seed, 0, 2**31 - 1),
             batch=whole("batch", self.batch, 1, 256),
             precision=one_of("precision", self.precision, _PRECISIONS),
-            gradient_checkpointing=flag("gradient_checkpointing", self.gradient_checkpointing),
         )
 
     def wanted(self, method: str) -> Wanted:
@@ -110,7 +99,6 @@ class TrainedParams:
             seed=self.seed,
             batch=self.batch,
             precision=None if self.precision == "auto" else getattr(torch, self.precision),
-            gradient_checkpointing=self.gradient_checkpointing,
         )
 
 
@@ -135,7 +123,9 @@ def base_for(method: str, pairs: Sequence[Pair], context: Context) -> str | Path
     return context.base
 
 
-def fused(pairs: Sequence[Pair], scene: Scene, flat: Tensor, notes: Mapping[str, float]) -> Fused:
+def fused(
+    pairs: Sequence[Pair], scene: Scene, flat: Tensor, notes: Mapping[str, float], remedy: str
+) -> Fused:
     """The result of a training.
 
     Args:
@@ -143,6 +133,7 @@ def fused(pairs: Sequence[Pair], scene: Scene, flat: Tensor, notes: Mapping[str,
         scene: Where was trained.
         flat: The coefficients, `[2, columns]`, of the scene's layers in turn.
         notes: Figures for the report, to which those of the coefficients are added.
+        remedy: What to do where the coefficients barely moved.
     """
     m_c, m_s = (side.split(scene.widths) for side in flat)
     trained = list(zip(m_c, m_s, strict=True))
@@ -154,7 +145,7 @@ def fused(pairs: Sequence[Pair], scene: Scene, flat: Tensor, notes: Mapping[str,
     if figures["movement"] < measures.BARELY:
         warnings.append(
             f"the coefficients barely moved (by {figures['movement']:.2g} on average from 1), so "
-            "this is close to a direct merge: raise --lr or --updates"
+            f"this is close to a direct merge: {remedy}"
         )
     return Fused(
         Plan((BOTH,) * len(pairs)),
@@ -165,26 +156,21 @@ def fused(pairs: Sequence[Pair], scene: Scene, flat: Tensor, notes: Mapping[str,
 
 
 @contextlib.contextmanager
-def enough_memory(params: TrainedParams) -> Generator[None]:
+def enough_memory(savings: Sequence[str]) -> Generator[None]:
     """Say what to lower where memory runs out inside.
+
+    Args:
+        savings: Settings that need less; empty ones do not count.
 
     Raises:
         MemoryLackError: It did.
     """
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        words = ("out of memory", "not enough memory", "can't allocate memory")
-        typed = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not typed and not any(word in str(error).lower() for word in words):
+    except Exception as error:
+        if not out_of_memory(error):
             raise
-        options = [
-            "gradient_checkpointing=true" if not params.gradient_checkpointing else "",
-            "precision=bfloat16" if params.precision in ("auto", "float32") else "",
-            "batch=1" if params.batch > 1 else "",
-            "a smaller resolution",
-        ]
         raise MemoryLackError(
-            "training does not fit into memory. Lower what it needs with --set: "
-            f"{', '.join(filter(None, options))}."
+            "this does not fit into memory. Lower what it needs: --set "
+            f"{', '.join(filter(None, savings))}."
         ) from error

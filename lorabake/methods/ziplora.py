@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from ..errors import OutputError, RecipeError, TrainingError
 from ..lora.pairs import Pair
 from ..training import checkpoint
 from ..training.coefficients import Coefficients
@@ -12,12 +13,12 @@ from ..training.loop import DivergedError, Schedule, State, train
 from ..training.objective import Loss, Norm, Similarity
 from ..training.scene import Scene, prepare
 from .method import Context, Fused
-from .trained import TrainedParams, TrainingError, base_for, enough_memory, fused
-from .values import not_negative, one_of, positive, store, whole
+from .trained import TrainedParams, base_for, enough_memory, fused
+from .values import flag, not_negative, one_of, positive, store, whole
 
 _EVERY = 10
 """Updates between two checkpoints."""
-_FREE = ("updates", "lambda_", "lr")
+_FREE = ("updates", "lambda_", "lr", "precision", "gradient_checkpointing", "batch")
 """What may be changed when a training is resumed."""
 
 
@@ -31,6 +32,8 @@ class Params(TrainedParams):
         lr: Adam's learning rate; the paper gives none.
         similarity: `paper`: Σ_l |m_c·m_s|; `mean`: Σ_l mean |m_c·m_s|; `cosine`: mean over the
             layers of |cos(m_c, m_s)|.
+        gradient_checkpointing: Compute activations twice instead of keeping them: less memory, a
+            third more time.
         norm: `paper`: Euclidean norm of the difference of predictions; `mse`: mean of its squares.
     """
 
@@ -39,6 +42,7 @@ class Params(TrainedParams):
     lr: float = 0.005
     similarity: Similarity = "paper"
     norm: Norm = "paper"
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -49,11 +53,12 @@ class Params(TrainedParams):
         super().__post_init__()
         store(
             self,
-            updates=whole("updates", self.updates, 0, 100_000),
+            updates=whole("updates", self.updates, 0, 10_000),
             lambda_=not_negative("lambda", self.lambda_),
             lr=positive("lr", self.lr),
             similarity=one_of("similarity", self.similarity, ("paper", "cosine", "mean")),
             norm=one_of("norm", self.norm, ("paper", "mse")),
+            gradient_checkpointing=flag("gradient_checkpointing", self.gradient_checkpointing),
         )
 
 
@@ -72,20 +77,34 @@ class ZipLora:
             TrainingError: A loss became NaN or infinite.
             MemoryLackError: The device's memory does not suffice.
         """
-        wanted, base = params.wanted(self.name), base_for(self.name, pairs, context)
+        base = base_for(self.name, pairs, context)
+        wanted = replace(params.wanted(self.name), norm=params.norm)
+        wanted = replace(wanted, gradient_checkpointing=params.gradient_checkpointing)
         identity = _identity(params, context)
-        with enough_memory(params):
-            before = _resumed(pairs, identity, context)
+        before = _resumed(pairs, params, identity, context)
+        with enough_memory(_savings(params)):
             scene = prepare(pairs, base, wanted, context.device, context.tell, before and before[0])
             state = before[1] if before else State.new(sum(scene.widths))
-            _train(scene, params, identity, state, context)
-        return fused(pairs, scene, state.flat, _figures(state))
+            state = _train(scene, params, identity, state, context)
+        found = fused(pairs, scene, state.flat, _figures(state), "raise --lr or --updates")
+        if context.resume and before is None:
+            found = replace(found, warnings=(*found.warnings, "there was nothing to resume"))
+        return replace(found, checkpoint=context.checkpoint)
 
 
 def _identity(params: Params, context: Context) -> dict[str, object]:
     """What a training depends on, but for what may be changed when it is resumed."""
     values = {name: value for name, value in asdict(params).items() if name not in _FREE}
     return {**context.identity, **values}
+
+
+def _savings(params: Params) -> list[str]:
+    return [
+        "" if params.gradient_checkpointing else "gradient_checkpointing=true",
+        "precision=bfloat16" if params.precision in ("auto", "float32") else "",
+        "batch=1" if params.batch > 1 else "",
+        "a smaller resolution",
+    ]
 
 
 def _figures(state: State) -> dict[str, float]:
@@ -104,51 +123,67 @@ def _figures(state: State) -> dict[str, float]:
 
 
 def _resumed(
-    pairs: Sequence[Pair], identity: dict[str, object], context: Context
+    pairs: Sequence[Pair], params: Params, identity: dict[str, object], context: Context
 ) -> tuple[checkpoint.References, State] | None:
-    if not context.resume or context.checkpoint is None:
+    """The references and the state of an interrupted training, if it is to go on."""
+    if context.checkpoint is None:
+        return None
+    checkpoint.claim(context.checkpoint, resume=context.resume, force=context.force)
+    if not context.resume:
         return None
     widths = [pair.content.shape[1] for pair in pairs if pair.contested and pair.content]
-    return checkpoint.load(context.checkpoint, identity, sum(widths))
+    found = checkpoint.load(context.checkpoint, identity, sum(widths))
+    if found and (count := len(found[1].history)) > params.updates:
+        raise RecipeError(
+            f"{count} are done already, {params.updates} are too few",
+            where="updates",
+            advice=f"Give at least {count}, or start again without --resume",
+        )
+    return found
 
 
 def _train(
     scene: Scene, params: Params, identity: dict[str, object], state: State, context: Context
-) -> None:
+) -> State:
     """Train, and leave a checkpoint every few updates and whenever training ends early."""
+    latest = state
 
-    def save() -> None:
-        if context.checkpoint is not None:
+    def save(state: State) -> str:
+        if context.checkpoint is None:
+            return ""
+        try:
             checkpoint.save(context.checkpoint, identity, scene.problem.references, state)
+        except OutputError as error:  # no reason to lose what is in memory
+            return f" ({error})"
+        return f" ({context.checkpoint})"
 
     def done(state: State) -> None:
+        nonlocal latest
+        latest = state
         count, loss = len(state.history), state.history[-1]
         context.detail(
             f"content {loss.content:.3g} style {loss.style:.3g} similarity {loss.similarity:.3g}"
         )
         context.tell("training", count, params.updates)
         if count % _EVERY == 0:
-            save()
+            save(state)
 
     coefficients = Coefficients(scene.widths, scene.device)
     for name, columns in zip(scene.names, coefficients.layers, strict=True):
         scene.problem.branches.branches[name].columns = columns
-    schedule = Schedule(
-        params.updates, params.lr, params.lambda_, params.similarity, params.seed
-    )  # fmt: skip
-    save()
+    schedule = Schedule(params.updates, params.lr, params.lambda_, params.similarity, params.seed)
+    save(state)
     try:
-        train(scene.problem, coefficients, schedule, state, done)
+        return train(scene.problem, coefficients, schedule, state, done)
     except DivergedError as error:
-        save()
-        kept = f" and are kept in {context.checkpoint}" if context.checkpoint else ""
+        where, count = save(error.good), len(error.good.history)
         raise TrainingError(
-            f"{error}; the coefficients of update {error.update - 1} were the last good ones"
-            f"{kept}. Go on from there with --resume and a lower --lr than {params.lr:g}, or bake "
-            f"them as they are with --resume --updates {error.update - 1}."
+            f"{error}; the coefficients after update {count} were the last good ones, they are "
+            f"kept{where}. Go on from there with --resume and a lower --lr than {params.lr:g}, or "
+            f"bake them as they are with --resume --updates {count}."
         ) from error
-    except KeyboardInterrupt:
-        save()
+    except BaseException:
+        save(latest)
         raise
 
 

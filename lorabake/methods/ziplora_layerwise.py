@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
+from ..errors import TrainingError
 from ..lora.pairs import Pair
 from ..training.leastsquares import residual, solve
 from ..training.moments import Sigmas, moments
 from ..training.scene import Scene, prepare
 from .method import Context, Fused
-from .trained import TrainedParams, TrainingError, base_for, enough_memory, fused
+from .trained import TrainedParams, base_for, enough_memory, fused
 from .values import not_negative, positive, store, whole
+
+_ROOM = 4 << 30
+"""Bytes that moments may take at once; layers beyond that get a calibration of their own."""
 
 
 @dataclass(frozen=True)
@@ -62,38 +67,60 @@ class ZipLoraLayerwise:
             MemoryLackError: The device's memory does not suffice.
         """
         wanted, base = params.wanted(self.name), base_for(self.name, pairs, context)
-        with enough_memory(params):
+        with enough_memory(["a smaller resolution", "precision=bfloat16"]):
             scene = prepare(pairs, base, wanted, context.device, context.tell)
-            branches = {name: scene.problem.branches.branches[name] for name in scene.names}
-            sigmas = moments(
-                scene.problem, branches, draws=params.draws, seed=params.seed,
-                progress=context.stage("calibrating"),
-            )  # fmt: skip
-            flat, residuals = _solve(scene, sigmas, params, context)
-        return fused(pairs, scene, flat, residuals)
+            flat, residuals = _solve(scene, params, context)
+        return fused(pairs, scene, flat, residuals, "lower ridge")
 
 
-def _solve(
-    scene: Scene, sigmas: Callable[[str], Sigmas], params: Params, context: Context
-) -> tuple[Tensor, dict[str, float]]:
+def _solve(scene: Scene, params: Params, context: Context) -> tuple[Tensor, dict[str, float]]:
     """All coefficients, and the layers' summed deviation before and after."""
     solved: list[Tensor] = []
     residuals = {"residual_before": 0.0, "residual_after": 0.0}
-    layers = zip(scene.names, scene.layers, strict=True)
-    for done, (name, (content, style)) in enumerate(layers, 1):
-        try:
-            m = solve(content, style, *sigmas(name), lambda_=params.lambda_, ridge=params.ridge)
-        except ValueError as error:
-            raise TrainingError(
-                f"{name}: {error}. Check that the base model paints with these LoRAs, "
-                "or use --set precision=float32."
-            ) from error
-        ones = torch.ones_like(m[0])
-        for key, both in (("residual_before", (ones, ones)), ("residual_after", m)):
-            residuals[key] += residual(content, style, *sigmas(name), *both)
-        solved.append(torch.stack(m).cpu())
-        context.tell("solving", done, len(scene.names))
+    total = len(scene.names)
+    for part in _parts(scene):
+        branches = {scene.names[i]: scene.problem.branches.branches[scene.names[i]] for i in part}
+        sigmas = moments(
+            scene.problem, branches, draws=params.draws, seed=params.seed,
+            progress=context.stage("calibrating"),
+        )  # fmt: skip
+        for i in part:
+            m = _solved(scene, i, sigmas(scene.names[i]), params, residuals)
+            solved.append(m.cpu())
+            context.tell("solving", i + 1, total)
     return torch.cat(solved, 1), residuals
+
+
+def _parts(scene: Scene) -> list[list[int]]:
+    """Layers in groups whose moments fit into memory together, in order."""
+    parts: list[list[int]] = []
+    room = 0
+    for i, (content, _) in enumerate(scene.layers):
+        size = 2 * 4 * prod(content.down.shape[1:]) ** 2
+        if not parts or size > room:
+            parts.append([])
+            room = _ROOM
+        parts[-1].append(i)
+        room -= size
+    return parts
+
+
+def _solved(
+    scene: Scene, i: int, sigmas: Sigmas, params: Params, residuals: dict[str, float]
+) -> Tensor:
+    """One layer's coefficients, `[2, in]`; adds to the residuals."""
+    content, style = scene.layers[i]
+    try:
+        m = solve(content, style, *sigmas, lambda_=params.lambda_, ridge=params.ridge)
+    except ValueError as error:
+        raise TrainingError(
+            f"{scene.names[i]}: {error}. Check that the base model paints with these LoRAs, "
+            "or use --set precision=float32."
+        ) from error
+    ones = torch.ones_like(m[0])
+    for key, both in (("residual_before", (ones, ones)), ("residual_after", m)):
+        residuals[key] += residual(content, style, *sigmas, *both)
+    return torch.stack(m)
 
 
 METHOD = ZipLoraLayerwise()

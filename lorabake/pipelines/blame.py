@@ -31,12 +31,20 @@ def blame(what: str, *, where: str, advice: str) -> Generator[None]:
     try:
         with quiet():
             yield
-    except (LorabakeError, MemoryError, torch.OutOfMemoryError):
+    except LorabakeError:
         raise
     except Exception as error:
-        if _own(error):
+        if out_of_memory(error) or _own(error):
             raise
         raise BaseModelError(f"{what} ({_reason(error)})", where=where, advice=advice) from error
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether there was no memory left; on a CPU torch has no type of its own for that."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
 
 
 def _own(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,11 +66,17 @@ def size(pipe: Any, resolution: int | None) -> int:  # noqa: ANN401 - any diffus
     Raises:
         BaseModelError: The model paints in steps that the resolution is no multiple of.
     """
-    scale = pipe.vae_scale_factor
+    scale: int = pipe.vae_scale_factor
     native = getattr(pipe, "default_sample_size", None) or denoiser(pipe).config.sample_size
-    found = resolution or int(native) * scale
-    # Transformers put two by two latents into one token.
-    grain = scale if hasattr(pipe, "unet") else 2 * scale
+    if not resolution and not isinstance(native, int):
+        raise BaseModelError(
+            f"{type(pipe).__name__} does not say which size it paints in",
+            where="resolution",
+            advice="Give its height and width in pixels, for example --set resolution=512",
+        )
+    found = resolution or native * scale
+    # UNet pipelines take multiples of 8; transformers put two by two latents into one token.
+    grain = math.lcm(8, scale) if hasattr(pipe, "unet") else 2 * scale
     if found % grain:
         raise BaseModelError(
             f"{found} pixels is not a multiple of {grain}, which {type(pipe).__name__} paints in",

@@ -14,6 +14,7 @@ from ..errors import BaseModelError, listed
 from ..place import expanded, kind
 from .blame import blame
 from .kind import check_kind
+from .quiet import quiet
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _INDEX = "model_index.json"
@@ -47,7 +48,8 @@ def load(base: str | Path, *, device: torch.device, dtype: torch.dtype | None = 
             where, torch_dtype=dtype, use_safetensors=True, **checker
         )
         pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    with quiet():  # it warns of float16 on a CPU, which works
+        return pipe.to(device)
 
 
 def folder(base: str | Path) -> Path | None:

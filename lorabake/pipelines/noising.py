@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import BaseModelError
+
 
 class Noised(NamedTuple):
     """Noisy latents `[rows, …]` and the scheduler's timestep of each, `[rows]`."""
@@ -29,9 +31,18 @@ def noising(scheduler: Any) -> Noising:  # noqa: ANN401 - diffusers has no type 
     Flow matching (SD3, FLUX) if the scheduler is one, otherwise the diffusion process of its
     betas. Teacher and student see the same noisy latents, so the prediction type (epsilon, v,
     sample, velocity) does not matter: their outputs are compared as they are.
+
+    Raises:
+        BaseModelError: The scheduler is of neither kind.
     """
     if type(scheduler).__name__.startswith("FlowMatch"):
         return _Flow(scheduler)
+    if "beta_schedule" not in scheduler.config:
+        raise BaseModelError(
+            f"nothing is known about how models with {type(scheduler).__name__} are trained",
+            where="scheduler",
+            advice="Use a method that needs no training, such as klora",
+        )
     return _Diffusion(scheduler)
 
 

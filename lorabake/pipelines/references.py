@@ -40,14 +40,18 @@ def sample(
         Float32 on the CPU, `[count, …]`.
 
     Raises:
-        BaseModelError: The pipeline cannot be called like this.
+        BaseModelError: The pipeline cannot be called like this, or paints NaN.
     """
     found: list[Tensor] = []
     options: dict[str, Any] = {} if guidance is None else {"guidance_scale": guidance}
     where = str(getattr(pipe, "name_or_path", None) or "")
     with (
         torch.no_grad(),
-        blame("cannot paint the references", where=where, advice="Use another model"),
+        blame(
+            "cannot paint the references",
+            where=where,
+            advice="Give another resolution, or use another model",
+        ),
     ):
         for i in range(count):
             generator = torch.Generator("cpu").manual_seed(seed + i)
@@ -57,6 +61,12 @@ def sample(
             ).images  # fmt: skip
             found.append(images.float().cpu())
             progress()
+    if not all(latents.isfinite().all() for latents in found):
+        raise BaseModelError(
+            "paints NaN or Inf with this LoRA",
+            where=where,
+            advice="Check the model's scheduler and the LoRA's strength, or use precision=float32",
+        )
     return torch.cat(found)
 
 

@@ -21,6 +21,29 @@ _KEY = "lorabake-training"
 References = tuple[Tensor, Tensor]
 
 
+def claim(path: Path, *, resume: bool, force: bool) -> None:
+    """Refuse a place for checkpoints before work starts.
+
+    Args:
+        path: Where they are to be written.
+        resume: Whether a training goes on from there.
+        force: Whether an unfinished training there may be lost.
+
+    Raises:
+        OutputError: Nothing can be written there, or what is there is somebody else's, or an
+            unfinished training that is neither resumed nor given up.
+    """
+    output.check(path, force=True)
+    if path.exists() and not resume:
+        _read(path)
+        if not force:
+            raise OutputError(
+                "is a training that was interrupted",
+                where=str(path),
+                advice="Go on with it with --resume, or start again with --force",
+            )
+
+
 def save(path: Path, identity: Mapping[str, Any], references: References, state: State) -> None:
     """Write a checkpoint.
 
@@ -60,27 +83,31 @@ def load(path: Path, identity: Mapping[str, Any], columns: int) -> tuple[Referen
     """
     if not path.exists():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            found = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-        history = [Loss(*row) for row in tensors["history"].tolist()]
-        state = State(
-            tensors["coefficients"], tensors["adam.first"], tensors["adam.second"], history
-        )
-        references = (tensors["references.content"], tensors["references.style"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise OutputError(
-            "is no checkpoint of a training, or damaged",
-            where=str(path),
-            advice="Remove it, or start again without --resume",
-        ) from error
+    found, references, state = _read(path)
     theirs = json.loads(json.dumps(identity))
     other = sorted(k for k in {*found, *theirs} if found.get(k) != theirs.get(k))
     if other or state.flat.shape != (2, columns):
         raise OutputError(
             f"belongs to another training ({', '.join(other) or 'layers'} differ)",
             where=str(path),
-            advice="Resume with the same inputs and settings, or start again without --resume",
+            advice="Resume with the same inputs and settings, or start again with --force",
         )
     return references, state
+
+
+def _read(path: Path) -> tuple[dict[str, Any], References, State]:
+    try:
+        with safe_open(path, "pt") as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        history = tuple(Loss(*row) for row in tensors["history"].tolist())
+        state = State(
+            tensors["coefficients"], tensors["adam.first"], tensors["adam.second"], history
+        )
+        return found, (tensors["references.content"], tensors["references.style"]), state
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise OutputError(
+            "is no checkpoint of a training, or damaged",
+            where=str(path),
+            advice="Move it away, or choose another name for the bundle",
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,12 +18,12 @@ VANISHED = 1e-2
 """Share of its first value below which the similarity term counts as gone (early stop)."""
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class State:
     """Where a training is: all that it needs to go on as if it had never stopped.
 
     Attributes:
-        flat: The coefficients, `[2, columns]`.
+        flat: The coefficients, `[2, columns]`, on the CPU like the next two.
         first: Adam's running mean of the gradient, like `flat`.
         second: Adam's running mean of its square, like `flat`.
         history: Loss parts of the updates done so far.
@@ -32,7 +32,7 @@ class State:
     flat: Tensor
     first: Tensor
     second: Tensor
-    history: list[Loss] = field(default_factory=list[Loss])
+    history: tuple[Loss, ...] = ()
 
     @classmethod
     def new(cls, columns: int) -> State:
@@ -61,11 +61,16 @@ class Schedule:
 
 
 class DivergedError(ArithmeticError):
-    """A loss or gradient is not finite; the coefficients are those before it."""
+    """A loss or gradient is not finite.
 
-    def __init__(self, update: int, what: str) -> None:
+    Attributes:
+        update: In which update, counted from 1.
+        good: The last state whose losses were finite: the one before the step that led here.
+    """
+
+    def __init__(self, update: int, what: str, good: State) -> None:
         super().__init__(f"{what} became NaN or infinite at update {update}")
-        self.update, self.what = update, what
+        self.update, self.good = update, good
 
 
 def train(
@@ -74,18 +79,21 @@ def train(
     schedule: Schedule,
     state: State,
     done: Callable[[State], None],
-) -> None:
+) -> State:
     """Train `coefficients`, which the problem's branches use.
 
     Args:
         problem: Teachers and student.
         coefficients: Take over the state's values, then change in place.
         schedule: How.
-        state: Where to start from; follows along.
-        done: Called after each update.
+        state: Where to start from.
+        done: Called with the state after each update.
+
+    Returns:
+        The last state.
 
     Raises:
-        DivergedError: A loss or gradient is not finite; state and coefficients are the last good.
+        DivergedError: A loss or gradient is not finite.
     """
     coefficients.load(state.flat)
     flat = coefficients.flat
@@ -94,20 +102,25 @@ def train(
     term = SIMILARITIES[schedule.similarity]
     with torch.no_grad():
         least = VANISHED * float(term(torch.ones_like(flat), coefficients.layer))
+    good = state
     for update in range(len(state.history), schedule.updates):
         similarity = term(flat, coefficients.layer)
         if float(similarity.detach()) < least:
-            return
+            break
         content, style = _fidelity(problem, coefficients, problem.lesson(schedule.seed, update))
         (schedule.lambda_ * similarity).backward()
         loss = Loss(content, style, float(similarity.detach()))
-        _check(loss, coefficients.grad, update)
+        if what := _fault(loss, coefficients.grad):
+            raise DivergedError(update + 1, what, good)
         optimiser.step()
-        state.history.append(loss)
-        state.flat, state.first, state.second = (
-            flat.detach().cpu(), adam["exp_avg"].cpu(), adam["exp_avg_sq"].cpu(),
-        )  # fmt: skip
+        m, first, second = map(_kept, (flat, *adam))
+        good, state = state, State(m, first, second, (*state.history, loss))
         done(state)
+    return state
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _fidelity(problem: Problem, coefficients: Coefficients, lesson: Lesson) -> tuple[float, float]:
@@ -125,20 +138,18 @@ def _fidelity(problem: Problem, coefficients: Coefficients, lesson: Lesson) -> t
         factor /= 8
 
 
-def _adopt(optimiser: torch.optim.Adam, flat: Tensor, state: State) -> dict[str, Tensor]:
-    """Put a state into a fresh optimiser; what it updates from now on."""
-    adam = {
-        "step": torch.tensor(float(len(state.history))),
-        "exp_avg": state.first.to(flat, copy=True),
-        "exp_avg_sq": state.second.to(flat, copy=True),
-    }
-    optimiser.state[flat] = adam
-    return adam
+def _adopt(optimiser: torch.optim.Adam, flat: Tensor, state: State) -> tuple[Tensor, Tensor]:
+    """Put a state into a fresh optimiser; the two means that it updates from now on."""
+    first, second = (mean.to(flat, copy=True) for mean in (state.first, state.second))
+    step = torch.tensor(float(len(state.history)))
+    optimiser.state[flat] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
+    return first, second
 
 
-def _check(loss: Loss, gradient: Tensor, update: int) -> None:
-    for name, value in zip(("content loss", "style loss", "similarity"), loss, strict=True):
+def _fault(loss: Loss, gradient: Tensor) -> str:
+    """What is not finite; empty if all is."""
+    names = ("the content loss", "the style loss", "the similarity")
+    for name, value in zip(names, loss, strict=True):
         if not math.isfinite(value):
-            raise DivergedError(update + 1, f"the {name}")
-    if not bool(gradient.isfinite().all()):
-        raise DivergedError(update + 1, "the gradient")
+            return name
+    return "" if bool(gradient.isfinite().all()) else "the gradient"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .branches import CONTENT, Branch
-from .problem import USES, Problem
+from .problem import Problem
 
 Sigmas = tuple[Tensor, Tensor]
 """E[x xᵀ] under the content prompt and under the style prompt."""
@@ -39,16 +39,16 @@ def moments(
         Layers that get the same tensor, such as a block's queries, keys and values, share them.
     """
     sums = _Sums()
-    updates = range(0, draws * USES, problem.block)
+    passes = -(-draws // problem.samples)
     with contextlib.ExitStack() as stack:
         for name, branch in branches.items():
             hook = branch.target.module.register_forward_pre_hook(
                 sums.watch(name, branch), with_kwargs=True
             )
             stack.callback(hook.remove)
-        for done, update in enumerate(updates, 1):
-            problem.lesson(seed, update)
-            progress(done, len(updates))
+        for done in range(passes):
+            problem.lesson(seed, done * problem.block)
+            progress(done + 1, passes)
     return sums.means
 
 

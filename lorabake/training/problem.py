@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..pipelines.blame import blame
 from ..pipelines.conditions import Condition, joined
 from ..pipelines.noising import Noised, Noising
 from .branches import BOTH, CONTENT, STYLE, Branches, Sides
@@ -41,6 +42,7 @@ class Problem:
 
     Attributes:
         block: Updates that one pass of the teachers serves.
+        samples: Samples of each side in such a pass.
 
     Args:
         model: The denoiser, frozen.
@@ -70,7 +72,7 @@ class Problem:
         self._noising, self._batch = noising, batch
         self._norm: Norm = norm
         self._ahead = max(1, AHEAD // batch)
-        self.block = self._ahead * USES
+        self.block, self.samples = self._ahead * USES, self._ahead * batch
         self._teachers = _calls(teachers, (CONTENT, STYLE), batch * self._ahead)
         self._students = _calls(students, (BOTH, BOTH), batch)
         self._prepared: tuple[int, int] | None = None
@@ -110,7 +112,8 @@ class Problem:
         together = Noised(
             *(x.unflatten(1, shape[1:]).transpose(0, 1).flatten(0, 2) for x in columns)
         )
-        with torch.no_grad():
+        advice = "Give another resolution, or use another base model"
+        with torch.no_grad(), blame("cannot call the denoiser", where="training", advice=advice):
             taught = torch.cat([self._predict(call, together) for call in self._teachers])
         apart = taught.unflatten(0, (2, len(draws), self._batch)).transpose(0, 1).flatten(1, 2)
         return [Lesson(draw, rows) for draw, rows in zip(draws, apart, strict=True)]
@@ -129,12 +132,15 @@ class Problem:
 
     def _predict(self, call: Call, noised: Noised, *, zipped: bool = False) -> Tensor:
         latents = noised.latents[call.rows].to(self._device, self._dtype)
-        times = noised.timesteps[call.rows].to(self._device)
+        times = noised.timesteps[call.rows]
         if times.is_floating_point():
             times = (times * self._clock).float()
         with self.branches.acting(*call.sides, zipped=zipped):
             return self.model(
-                **{self._sample: latents}, timestep=times, **call.arguments, return_dict=False
+                **{self._sample: latents},
+                timestep=times.to(self._device),
+                **call.arguments,
+                return_dict=False,
             )[0]
 
 

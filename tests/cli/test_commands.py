@@ -121,6 +121,14 @@ def test_presets() -> None:
     assert all(f"{name} " in run("presets").stdout for name in names)
 
 
+def test_what_a_user_should_know_is_told_on_stderr(folder: Path) -> None:
+    command = ("make", "cat.safetensors", "ink.safetensors", "-o", "c.safetensors", "--resume")
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("lorabake: warning: klora keeps no checkpoints")
+    assert CliRunner().invoke(cli, [*command, "-f", "--quiet"]).output == ""
+
+
 def test_generate(folder: Path) -> None:
     tiny.save_sd15(folder / "model")
     shapes = {n: s for n, s in tiny.shapes(tiny.sd15()[0]).items() if "attn1" in n}

@@ -13,8 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import lorabake
-from lorabake.errors import BaseModelError, LorabakeError, PairError, RecipeError, UserError
-from lorabake.methods.ziplora import TrainingError
+from lorabake.errors import (
+    BaseModelError,
+    LorabakeError,
+    OutputError,
+    PairError,
+    RecipeError,
+    TrainingError,
+    UserError,
+)  # fmt: skip
 from lorabake.training import loop
 
 from .. import bases
@@ -118,43 +125,99 @@ def test_no_updates_is_the_direct_merge_bit_for_bit(folder: Path, tmp_path: Path
             assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("at", [0, 13])
 def test_resumed_is_as_if_never_interrupted(
     at: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, path = tmp_path / "whole.safetensors", tmp_path / "z.safetensors"
-    make(folder, "sd15", whole, updates=5)
+    make(folder, "sd15", whole, updates=15)
     calls = itertools.count()
     fidelity = loop._fidelity  # pyright: ignore[reportPrivateUsage]
+    left = tmp_path / "z.safetensors.training"
+    before: list[int] = []
 
     def interrupted(*args: Any) -> Any:
         if next(calls) == at:
+            before.append(len(load_file(left)["history"]))
             raise KeyboardInterrupt
         return fidelity(*args)
 
     monkeypatch.setattr(loop, "_fidelity", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        make(folder, "sd15", path, updates=5)
+        make(folder, "sd15", path, updates=15)
     monkeypatch.undo()
-    left = tmp_path / "z.safetensors.training"
+    assert before == [at // 10 * 10]
+    assert len(load_file(left)["history"]) == at
     assert sorted(tmp_path.iterdir()) == sorted([whole, left])
     with pytest.raises(UserError, match=r"another training \(seed differ\)"):
-        make(folder, "sd15", path, updates=5, resume=True, seed=9)
+        make(folder, "sd15", path, updates=15, resume=True, seed=9)
+    with pytest.raises(UserError, match="Go on with it"):
+        make(folder, "sd15", path, updates=15)
+    if at:
+        with pytest.raises(RecipeError, match="13 are done already"):
+            make(folder, "sd15", path, updates=5, resume=True)
     monkeypatch.setattr("lorabake.training.scene.sample", None)  # references come from the file
-    make(folder, "sd15", path, updates=5, resume=True)
+    make(folder, "sd15", path, updates=15, resume=True)
     assert path.read_bytes() == whole.read_bytes()
     assert not left.exists()
 
 
 def test_divergence_keeps_the_last_good_coefficients(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "z.safetensors"
-    with pytest.raises(TrainingError, match="at update 2; the coefficients of update 1") as caught:
-        make(folder, "sd15", path, updates=5, lr=1e30)
+    path, left = tmp_path / "z.safetensors", tmp_path / "z.safetensors.training"
+    with pytest.raises(
+        TrainingError, match="at update 2; the coefficients after update 0"
+    ) as caught:
+        make(folder, "sd15", path, updates=3, lr=1e30)
     assert caught.value.exit_code == 1
-    assert not path.exists()
-    left = load_file(tmp_path / "z.safetensors.training")
-    assert len(left["history"]) == 1
-    assert left["coefficients"].isfinite().all()
+    assert [*tmp_path.iterdir()] == [left]
+    kept = load_file(left)["coefficients"]
+    assert torch.equal(kept, torch.ones_like(kept))
+    report = make(folder, "sd15", path, updates=3, resume=True)
+    assert report.notes["updates"] == 3
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OutputError("cannot be written (No space left on device)")
+
+    monkeypatch.setattr("lorabake.training.checkpoint.save", full)
+    make(folder, "sd15", tmp_path / "z.safetensors")
+    assert (tmp_path / "z.safetensors").exists()
+
+
+def test_norms_batches_guidance_and_terms_make_a_difference(folder: Path, tmp_path: Path) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "default": {}, "norm": {"norm": "mse"}, "batch": {"batch": 2},
+        "term": {"similarity": "cosine"},
+        "guidance": {"reference_guidance": 1.5}, "lambda": {"lambda_": 1.0},
+    }  # fmt: skip
+    reports = {
+        name: make(folder, "sd15", tmp_path / name, updates=1, **given)
+        for name, given in settings.items()
+    }
+    before = reports["default"].notes
+    assert reports["norm"].notes["content_before"] < 0.1 * before["content_before"]
+    assert reports["term"].notes["similarity_before"] == pytest.approx(1)
+    for name in ("batch", "guidance"):
+        assert reports[name].notes["content_before"] != before["content_before"]
+    assert not torch.equal(flat(tmp_path / "lambda"), flat(tmp_path / "default"))
+
+
+def test_figures_are_means_over_a_tenth(folder: Path, tmp_path: Path) -> None:
+    notes = make(folder, "sd15", tmp_path / "z.safetensors", updates=20, lr=0.02).notes
+    assert notes["similarity_after"] < notes["similarity_before"]
+    assert notes["content_after"] != notes["content_before"]
+
+
+def test_nothing_of_others_is_touched(folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "z.safetensors.training"
+    mine.write_text("mine")
+    with pytest.raises(UserError, match="Move it away"):
+        make(folder, "sd15", tmp_path / "z.safetensors", force=True)
+    lorabake.make(*loras(folder, "sd15"), tmp_path / "z.safetensors", method="klora")
+    assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +231,7 @@ def test_divergence_keeps_the_last_good_coefficients(folder: Path, tmp_path: Pat
         ({"similarity": "euclid"}, RecipeError, "similarity: "),
         ({"content_images": 3}, RecipeError, "content_images: "),
         ({"style_images": "nowhere"}, UserError, "nowhere"),
-        ({"resolution": 17}, BaseModelError, "resolution: .*Give 16"),
+        ({"resolution": 18}, BaseModelError, "resolution: .*Give 16"),
         ({"base": "sdxl"}, PairError, "layers do not fit the base model"),
     ],
 )

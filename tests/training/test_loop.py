@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,24 +19,24 @@ from .stage import build
 SCHEDULE = Schedule(updates=12, lr=0.02, lambda_=0.01, similarity="mean", seed=0)
 
 
+class Stopped(Exception):  # noqa: N818 - no error
+    pass
+
+
 def run(schedule: Schedule, state: State | None = None, stop: int = 10**9) -> State:
     """Train in a fresh model, up to `stop` updates."""
-
-    class Stopped(Exception):  # noqa: N818 - no error
-        pass
-
     stage = build("sd15", dtype=torch.float32)
-    found = state or State.new(stage.coefficients.flat.shape[1])
+    latest = state or State.new(stage.coefficients.flat.shape[1])
 
     def done(state: State) -> None:
+        nonlocal latest
+        latest = state
         if len(state.history) == stop:
             raise Stopped
 
-    try:
-        train(stage.problem, stage.coefficients, schedule, found, done)
-    except Stopped:
-        found.flat = found.flat.clone()
-    return found
+    with contextlib.suppress(Stopped):
+        return train(stage.problem, stage.coefficients, schedule, latest, done)
+    return latest
 
 
 def same(one: State, other: State) -> bool:
@@ -72,18 +72,26 @@ def test_it_stops_when_the_similarity_is_gone() -> None:
     assert float((state.flat[0] * state.flat[1]).abs().sum()) < 0.02 * columns
 
 
-def test_a_diverging_run_keeps_what_was_good_before() -> None:
-    good = run(replace(SCHEDULE, lr=1e30), stop=1)
-    state = State.new(good.flat.shape[1])
-    with pytest.raises(DivergedError, match=r"update 2$"):
-        run(replace(SCHEDULE, lr=1e30), state)
-    assert same(state, good)
-    assert all(map(math.isfinite, state.history[-1]))
+def test_a_diverging_run_goes_back_to_before_the_step_that_led_there() -> None:
+    good = run(SCHEDULE, stop=2)
+    with pytest.raises(DivergedError, match=r"update 4$") as caught:
+        run(replace(SCHEDULE, lr=1e30), good)
+    assert same(caught.value.good, good)
+    assert len(run(SCHEDULE, caught.value.good).history) == SCHEDULE.updates
+
+
+def test_states_are_not_touched_by_what_follows() -> None:
+    seen: list[tuple[State, torch.Tensor]] = []
+    stage = build("sd15", dtype=torch.float32)
+    start = State.new(stage.coefficients.flat.shape[1])
+    keep = lambda state: seen.append((state, state.flat.clone()))  # noqa: E731
+    train(stage.problem, stage.coefficients, replace(SCHEDULE, updates=3), start, keep)
+    assert all(torch.equal(state.flat, then) for state, then in seen)
+    assert torch.equal(start.flat, torch.ones_like(start.flat))
 
 
 def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
-    path, state = tmp_path / "c", State.new(3)
-    state.history.append(Loss(1, 2, 3))
+    path, state = tmp_path / "c", replace(State.new(3), history=(Loss(1, 2, 3),))
     assert checkpoint.load(path, {}, 3) is None
     checkpoint.save(path, {"seed": 0, "base": "a"}, (torch.zeros(1), torch.zeros(1)), state)
     with pytest.raises(OutputError, match=r"another training \(base, seed differ\)"):
@@ -93,3 +101,17 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(OutputError, match="damaged"):
         checkpoint.load(path, {"seed": 0, "base": "a"}, 3)
+    with pytest.raises(OutputError, match="damaged"):
+        checkpoint.claim(path, resume=False, force=True)
+
+
+def test_an_interrupted_training_is_not_lost_by_accident(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    checkpoint.claim(path, resume=False, force=False)
+    checkpoint.save(path, {}, (torch.zeros(1), torch.zeros(1)), State.new(3))
+    checkpoint.claim(path, resume=True, force=False)
+    checkpoint.claim(path, resume=False, force=True)
+    with pytest.raises(OutputError, match="--resume, or start again with --force"):
+        checkpoint.claim(path, resume=False, force=False)
+    with pytest.raises(OutputError, match="is a folder"):
+        checkpoint.claim(tmp_path, resume=True, force=False)
