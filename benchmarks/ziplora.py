@@ -125,7 +125,9 @@ class Ours:
     def update(self) -> None:
         """Two forwards, one backward, one step of Adam."""
         schedule = Schedule(len(self.state.history) + 1, LR, LAMBDA, "paper", self.seed)
-        train(self.problem, self.coefficients, schedule, self.state, lambda state: None)
+        self.state = train(
+            self.problem, self.coefficients, schedule, self.state, lambda state: None
+        )
 
 
 def problem(model: Any, branches: Branches, conditions: Sequence[Condition]) -> Problem:  # noqa: ANN401
