@@ -171,6 +171,6 @@ def enough_memory(savings: Sequence[str]) -> Generator[None]:
         if not out_of_memory(error):
             raise
         raise MemoryLackError(
-            "this does not fit into memory. Lower what it needs: --set "
-            f"{', '.join(filter(None, savings))}."
+            "this does not fit into memory. Use less of it with --set: "
+            f"{', '.join([*filter(None, savings), 'or a smaller resolution'])}."
         ) from error

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from ..errors import OutputError, RecipeError, TrainingError
 from ..lora.pairs import Pair
 from ..training import checkpoint
-from ..training.coefficients import Coefficients
 from ..training.loop import DivergedError, Schedule, State, train
 from ..training.objective import Loss, Norm, Similarity
 from ..training.scene import Scene, prepare
@@ -103,7 +102,6 @@ def _savings(params: Params) -> list[str]:
         "" if params.gradient_checkpointing else "gradient_checkpointing=true",
         "precision=bfloat16" if params.precision in ("auto", "float32") else "",
         "batch=1" if params.batch > 1 else "",
-        "a smaller resolution",
     ]
 
 
@@ -168,13 +166,10 @@ def _train(
         if count % _EVERY == 0:
             save(state)
 
-    coefficients = Coefficients(scene.widths, scene.device)
-    for name, columns in zip(scene.names, coefficients.layers, strict=True):
-        scene.problem.branches.branches[name].columns = columns
     schedule = Schedule(params.updates, params.lr, params.lambda_, params.similarity, params.seed)
     save(state)
     try:
-        return train(scene.problem, coefficients, schedule, state, done)
+        return train(scene.problem, scene.coefficients(), schedule, state, done)
     except DivergedError as error:
         where, count = save(error.good), len(error.good.history)
         raise TrainingError(

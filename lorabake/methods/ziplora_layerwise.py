@@ -67,7 +67,7 @@ class ZipLoraLayerwise:
             MemoryLackError: The device's memory does not suffice.
         """
         wanted, base = params.wanted(self.name), base_for(self.name, pairs, context)
-        with enough_memory(["a smaller resolution", "precision=bfloat16"]):
+        with enough_memory(["precision=bfloat16"]):
             scene = prepare(pairs, base, wanted, context.device, context.tell)
             flat, residuals = _solve(scene, params, context)
         return fused(pairs, scene, flat, residuals, "lower ridge")

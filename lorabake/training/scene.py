@@ -18,6 +18,7 @@ from ..pipelines.conditions import Condition, denoiser, record, size
 from ..pipelines.noising import noising
 from ..pipelines.references import encode, sample
 from .branches import BOTH, CONTENT, STYLE, Branches
+from .coefficients import Coefficients
 from .objective import Norm
 from .problem import Problem
 
@@ -79,6 +80,13 @@ class Scene:
     def widths(self) -> list[int]:
         """Input columns of each trained layer."""
         return [content.shape[1] for content, _ in self.layers]
+
+    def coefficients(self) -> Coefficients:
+        """Coefficients of the trained layers, which the problem's student uses from now on."""
+        found = Coefficients(self.widths, self.device)
+        for name, columns in zip(self.names, found.layers, strict=True):
+            self.problem.branches.branches[name].columns = columns
+        return found
 
 
 def prepare(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
 import lorabake
+from lorabake.cli import cli
 from lorabake.errors import (
     BaseModelError,
     LorabakeError,
@@ -254,6 +257,33 @@ def test_memory_that_does_not_suffice(
     monkeypatch.setattr(loop, "_fidelity", full)
     with pytest.raises(LorabakeError, match="gradient_checkpointing=true, precision=bfloat16"):
         make(folder, "sd15", tmp_path / "z.safetensors")
+
+
+def command(folder: Path, *more: str) -> tuple[int, str, str]:
+    content, style = map(str, loras(folder, "sd15"))
+    base = str(folder / "sd15")
+    result = CliRunner().invoke(
+        cli, ["make", content, style, "--method", "ziplora", "--base", base, *more]
+    )
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_the_command_line(folder: Path, tmp_path: Path) -> None:
+    images = str(folder / "images")
+    status, out, err = command(
+        folder, "-o", str(tmp_path / "z"), "--content-prompt", "a sbu dog", "--style-prompt", "szn",
+        "--content-images", images, "--updates", "2", "--lambda", "0.5", "--lr", "0.03", "--seed",
+        "7", "--dtype", "float32", "--set", "resolution=16", "--set", "references=1", "--json",
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    params = json.loads(out)["params"]
+    wanted = {"lambda": 0.5, "lr": 0.03, "seed": 7, "updates": 2, "content_images": "images"}
+    assert params.items() >= wanted.items()
+    assert params == lorabake.load(tmp_path / "z").manifest.params
+
+    status, out, err = command(folder, "-o", str(tmp_path / "y"), "--content-prompt", "a sbu dog")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("lorabake: style_prompt: the style prompt is missing")
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
