@@ -127,19 +127,24 @@ def _catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _condition(pipe: Any, arguments: dict[str, Any]) -> Condition:  # noqa: ANN401 - as above
     sample = next(iter(arguments))
-    latents: Tensor = arguments.pop(sample)
-    told = float(torch.as_tensor(arguments.pop(_CLOCK)).flatten()[0])
+    latents, told = arguments.pop(sample), arguments.pop(_CLOCK, None)
     first = float(pipe.scheduler.timesteps[0])
-    clock = next((c for c in (1.0, 1e-3) if abs(told - c * first) <= 0.01 * c * first), None)
-    if clock is None or len(latents) != 1:
+    clock = None if told is None else _clock(float(torch.as_tensor(told).flatten()[0]), first)
+    if clock is None or not isinstance(latents, Tensor) or len(latents) != 1:
         raise BaseModelError(
             f"{type(pipe).__name__} calls its denoiser in a way that training does not know",
+            where=str(getattr(pipe, "name_or_path", None) or ""),
             advice="Use a method that needs no training, such as klora",
         )
     return Condition(
         {k: v for k, v in arguments.items() if k != "return_dict"},
         sample, tuple(latents.shape[1:]), clock,
     )  # fmt: skip
+
+
+def _clock(told: float, timestep: float) -> float | None:
+    """What makes the denoiser's time of the scheduler's; None if neither 1 nor 1/1000 does."""
+    return next((c for c in (1.0, 1e-3) if abs(told - c * timestep) <= 0.01 * c * timestep), None)
 
 
 def joined(conditions: list[Condition], rows: int) -> dict[str, Any] | None:
