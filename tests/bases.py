@@ -17,7 +17,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ENDS = ("<|startoftext|>", "<|endoftext|>")
 
 
-def _clip_tokenizer() -> Any:
+def clip_tokenizer() -> Any:
     tokens = [*_ENDS, *_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
     return lib_text.CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=16,
@@ -48,7 +48,7 @@ def _t5(width: int) -> tuple[Any, Any]:
     return tokenizer, lib_text.T5EncoderModel(config).eval()
 
 
-def _vae(channels: int, **changes: Any) -> Any:
+def vae(channels: int, **changes: Any) -> Any:
     return lib.AutoencoderKL(
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=channels, norm_num_groups=2,
@@ -65,7 +65,7 @@ def sd15() -> Any:
         cross_attention_dim=24, attention_head_dim=2, norm_num_groups=4,
     ).eval()  # fmt: skip
     return lib.StableDiffusionPipeline(
-        vae=_vae(4), text_encoder=_clip(CLIPTextModel), tokenizer=_clip_tokenizer(), unet=unet,
+        vae=vae(4), text_encoder=_clip(CLIPTextModel), tokenizer=clip_tokenizer(), unet=unet,
         scheduler=lib.DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -82,9 +82,9 @@ def sdxl() -> Any:
         addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
     ).eval()  # fmt: skip
     return lib.StableDiffusionXLPipeline(
-        vae=_vae(4, force_upcast=True), text_encoder=_clip(CLIPTextModel),
-        text_encoder_2=_clip(CLIPTextModelWithProjection), tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(), unet=unet,
+        vae=vae(4, force_upcast=True), text_encoder=_clip(CLIPTextModel),
+        text_encoder_2=_clip(CLIPTextModelWithProjection), tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(), unet=unet,
         scheduler=lib.EulerDiscreteScheduler(steps_offset=1), add_watermarker=False,
     )  # fmt: skip
 
@@ -99,9 +99,9 @@ def sd3() -> Any:
     tokenizer, t5 = _t5(48)
     return lib.StableDiffusion3Pipeline(
         transformer=transformer, scheduler=lib.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(4, shift_factor=0.06), text_encoder=_clip(CLIPTextModelWithProjection),
-        text_encoder_2=_clip(CLIPTextModelWithProjection), tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(), text_encoder_3=t5, tokenizer_3=tokenizer,
+        vae=vae(4, shift_factor=0.06), text_encoder=_clip(CLIPTextModelWithProjection),
+        text_encoder_2=_clip(CLIPTextModelWithProjection), tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(), text_encoder_3=t5, tokenizer_3=tokenizer,
     )  # fmt: skip
 
 
@@ -115,8 +115,8 @@ def flux() -> Any:
     tokenizer, t5 = _t5(16)
     return lib.FluxPipeline(
         scheduler=lib.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=_vae(4, shift_factor=0.1), text_encoder=_clip(CLIPTextModel),
-        tokenizer=_clip_tokenizer(), text_encoder_2=t5, tokenizer_2=tokenizer,
+        vae=vae(4, shift_factor=0.1), text_encoder=_clip(CLIPTextModel),
+        tokenizer=clip_tokenizer(), text_encoder_2=t5, tokenizer_2=tokenizer,
         transformer=transformer,
     )  # fmt: skip
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from . import bases
 
 Inputs = dict[str, Any]
 
 # Every part that no test needs is None, which the signatures do not provide for.
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 lib: Any = diffusers
-lib_text: Any = transformers
 
 
 def _ddim() -> Any:
@@ -55,19 +55,7 @@ def sd15() -> tuple[Any, Inputs]:
 def save_sd15(folder: Path) -> Path:
     """Write a whole text-to-image pipeline, 16 × 16 pixels, as a model folder."""
     pipe, _ = sd15()
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    ends = ["<|startoftext|>", "<|endoftext|>"]
-    tokens = [*ends, *letters, *(f"{letter}</w>" for letter in letters)]
-    tokenizer = lib_text.CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=16,
-        bos_token=ends[0], eos_token=ends[1], unk_token=ends[1], pad_token=ends[1],
-    )  # fmt: skip
-    vae = lib.AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=2,
-        sample_size=16,
-    )  # fmt: skip
-    pipe.register_modules(vae=vae, tokenizer=tokenizer)
+    pipe.register_modules(vae=bases.vae(4), tokenizer=bases.clip_tokenizer())
     pipe.save_pretrained(folder)
     return folder
 

@@ -10,6 +10,7 @@ from ..lora.pairs import Pair
 from ..training import checkpoint
 from ..training.loop import DivergedError, Schedule, State, train
 from ..training.objective import Loss, Norm, Similarity
+from ..training.problem import References
 from ..training.scene import Scene, prepare
 from .method import Context, Fused
 from .trained import TrainedParams, base_for, enough_memory, fused
@@ -122,7 +123,7 @@ def _figures(state: State) -> dict[str, float]:
 
 def _resumed(
     pairs: Sequence[Pair], params: Params, identity: dict[str, object], context: Context
-) -> tuple[checkpoint.References, State] | None:
+) -> tuple[References, State] | None:
     """The references and the state of an interrupted training, if it is to go on."""
     if context.checkpoint is None:
         return None

@@ -10,15 +10,14 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from .. import output
 from ..errors import OutputError
 from .loop import State
 from .objective import Loss
+from .problem import References
 
 _KEY = "lorabake-training"
-References = tuple[Tensor, Tensor]
 
 
 def claim(path: Path, *, resume: bool, force: bool) -> None:

@@ -21,6 +21,10 @@ USES = 2
 """How often each lesson is learnt from."""
 
 
+References = tuple[Tensor, Tensor]
+"""Clean latents of content and of style, `[n, …]` each."""
+
+
 class Lesson(NamedTuple):
     """Noisy latents, content in the first half of the rows, and what the teachers make of them."""
 
@@ -62,7 +66,7 @@ class Problem:
         *,
         teachers: Sequence[Condition],
         students: Sequence[Condition],
-        references: tuple[Tensor, Tensor],
+        references: References,
         noising: Noising,
         batch: int = 1,
         norm: Norm = "paper",

@@ -20,9 +20,8 @@ from ..pipelines.references import encode, sample
 from .branches import BOTH, CONTENT, STYLE, Branches
 from .coefficients import Coefficients
 from .objective import Norm
-from .problem import Problem
+from .problem import Problem, References
 
-References = tuple[Tensor, Tensor]
 Tell = Callable[[str, int, int], None]
 _ROLES = (CONTENT, STYLE)
 
