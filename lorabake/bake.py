@@ -52,12 +52,12 @@ def make(
         method: Fusion method, `klora` unless the preset names another.
         preset: Name of a preset, or path of a `.toml` file.
         base: Base model: recorded in the bundle; if it is a local folder in diffusers format, the
-            layers are looked for in it.
+            layers are looked for in it; methods that train do so on it.
         dtype: `float16`, `bfloat16` or `float32`; the wider one of the two LoRAs if not given.
         device: Where to compute.
         content_strength: Factor on the content LoRA, folded into the bundle.
         style_strength: Factor on the style LoRA, folded into the bundle.
-        force: Whether an existing output may be replaced.
+        force: Whether an existing output may be replaced, and an interrupted training be lost.
         resume: Whether a training that was interrupted goes on from its checkpoint, which is a
             file beside the output.
         progress: Called as `progress(stage, done, total)`.
@@ -65,6 +65,8 @@ def make(
 
     Raises:
         UserError: Something that was given does not exist, does not fit, or is out of range.
+        TrainingError: A loss is not finite, or a layer has no solution.
+        MemoryLackError: Training does not fit into memory.
         VerifyError: What was written is not what went in; nothing is left behind.
     """
     report = bake(
@@ -100,10 +102,9 @@ def bake(
     """
     started = time.perf_counter()
     tell: Progress = progress or (lambda stage, done, total: None)
-    target = output.check(
-        output_path, force=force, inputs=checks.inputs((content, style), base, preset)
-    )
     chosen = recipe.resolve(method, preset, params)
+    inputs = (*checks.inputs((content, style), base, preset), *chosen.paths)
+    target = output.check(output_path, force=force, inputs=inputs)
     wanted, where = checks.storage(dtype), device_named(device)
     checks.strengths(strengths)
 
@@ -204,9 +205,7 @@ def _identity(
     return {
         "sources": [one.provenance.sha256 for one in loras],
         "strengths": list(strengths),
-        "base": None
-        if base is None
-        else str(found.resolve() if (found := pipelines.folder(base)) else base),
+        "base": None if base is None else str(_resolved(base)),
     }
 
 

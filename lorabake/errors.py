@@ -29,8 +29,19 @@ __all__ = [
     "UserError",
     "VerifyError",
     "listed",
+    "out_of_memory",
     "shortened",
 ]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether there was no memory left; on a CPU torch has no type of its own for that."""
+    words = ("out of memory", "not enough memory", "can't allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words))
+    )
 
 
 class LoraFileError(UserError):

@@ -90,7 +90,7 @@ def _curves(bundle: Bundle) -> dict[str, np.ndarray]:
     """
     layers = bundle.manifest.layers
     selects = not all(isinstance(layer.rule, Constant) for layer in layers)
-    if selects or not any(layer.columns for layer in layers):
+    if selects or not bundle.manifest.columns:
         return {}
     nothing = np.full(3, np.nan)
     curves = {name: [nothing] * len(layers) for name in _CURVES}

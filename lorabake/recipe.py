@@ -50,12 +50,19 @@ class Recipe:
 
         Of a folder only the name is told: a bundle is for others, paths are not.
         """
-        paths = {field.name for field in fields(self.params) if "path" in field.metadata}
         values = cast("dict[str, Any]", vars(self.params))
         return {
-            _public(name): Path(value).name if name in paths else value
-            for name, value in values.items()
+            _public(field.name): Path(values[field.name]).name
+            if "path" in field.metadata
+            else values[field.name]
+            for field in fields(self.params)
         }
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files and folders that the parameters name."""
+        named = [field.name for field in fields(self.params) if "path" in field.metadata]
+        return tuple(Path(value) for name in named if (value := getattr(self.params, name)))
 
 
 def presets() -> tuple[tuple[str, str, str], ...]:

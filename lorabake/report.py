@@ -57,5 +57,6 @@ class Report:
             if name.endswith("_before"):
                 found.append(f"{label} {value:.4g} → {self.notes[f'{name[:-7]}_after']:.4g}")
             elif not name.endswith("_after"):
-                found.append(f"{label} {value:.4g}")
+                digits = ",.0f" if float(value).is_integer() else ".4g"
+                found.append(f"{label} {value:{digits}}")
         return found

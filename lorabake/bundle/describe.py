@@ -19,8 +19,7 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
             content, 1 style, None where both are applied.
     """
     manifest = bundle.manifest
-    has_columns = any(layer.columns for layer in manifest.layers)
-    coefficients = bundle.coefficients() if has_columns else {}
+    coefficients = bundle.coefficients() if manifest.columns else {}
     layers: list[dict[str, Any]] = []
     for layer in manifest.layers:
         scores = layer.rule.scores if isinstance(layer.rule, Threshold) else (None, None)

@@ -113,8 +113,7 @@ def _check_coefficients(bundle: runtime.Bundle, pairs: Sequence[Pair]) -> None:
 
 
 def _coefficients(bundle: runtime.Bundle) -> dict[str, tuple[Tensor, Tensor]]:
-    has_some = any(layer.columns for layer in bundle.manifest.layers)
-    return bundle.coefficients() if has_some else {}
+    return bundle.coefficients() if bundle.manifest.columns else {}
 
 
 def _weighted(bundle: runtime.Bundle, pairs: Sequence[Pair]) -> Sequence[Pair]:

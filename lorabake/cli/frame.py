@@ -56,14 +56,12 @@ class Frame(click.Group):
 
 
 def _failure(error: Exception) -> int:
-    from ..errors import LorabakeError
+    from ..errors import LorabakeError, out_of_memory
 
     if os.environ.get(_DEBUG):
         traceback.print_exc()
     if isinstance(error, LorabakeError):
         return _say(str(error), error.exit_code)
-    from ..pipelines.blame import out_of_memory
-
     if out_of_memory(error):
         return _say("not enough memory", FAILED)
     hint = f" ({_DEBUG}=1 shows where)"

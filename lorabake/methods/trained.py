@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import MemoryLackError, PairError, RecipeError
+from ..errors import MemoryLackError, PairError, RecipeError, out_of_memory
 from ..lora.pairs import Pair
-from ..pipelines.blame import out_of_memory
 from ..runtime.plan import Plan
 from ..training import measures
 from ..training.scene import Scene, Wanted
@@ -74,6 +73,12 @@ class TrainedParams:
             batch=whole("batch", self.batch, 1, 256),
             precision=one_of("precision", self.precision, _PRECISIONS),
         )
+
+    def savings(self, device: torch.device) -> list[str]:
+        """Settings with which less memory is needed than with these."""
+        full = "float32" if self.precision == "auto" and device.type == "cpu" else self.precision
+        options = {"precision=bfloat16": full == "float32", "batch=1": self.batch > 1}
+        return [setting for setting, helps in options.items() if helps]
 
     def wanted(self, method: str) -> Wanted:
         """The same for training.
@@ -160,7 +165,7 @@ def enough_memory(savings: Sequence[str]) -> Generator[None]:
     """Say what to lower where memory runs out inside.
 
     Args:
-        savings: Settings that need less; empty ones do not count.
+        savings: Settings that need less.
 
     Raises:
         MemoryLackError: It did.
@@ -172,5 +177,5 @@ def enough_memory(savings: Sequence[str]) -> Generator[None]:
             raise
         raise MemoryLackError(
             "this does not fit into memory. Use less of it with --set: "
-            f"{', '.join([*filter(None, savings), 'or a smaller resolution'])}."
+            f"{', '.join([*savings, 'or a smaller resolution'])}."
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from ..errors import OutputError, RecipeError, TrainingError
 from ..lora.pairs import Pair
@@ -78,11 +79,15 @@ class ZipLora:
             MemoryLackError: The device's memory does not suffice.
         """
         base = base_for(self.name, pairs, context)
-        wanted = replace(params.wanted(self.name), norm=params.norm)
-        wanted = replace(wanted, gradient_checkpointing=params.gradient_checkpointing)
+        wanted = replace(
+            params.wanted(self.name),
+            norm=params.norm,
+            gradient_checkpointing=params.gradient_checkpointing,
+        )
         identity = _identity(params, context)
         before = _resumed(pairs, params, identity, context)
-        with enough_memory(_savings(params)):
+        savings = [] if params.gradient_checkpointing else ["gradient_checkpointing=true"]
+        with enough_memory([*savings, *params.savings(context.device)]):
             scene = prepare(pairs, base, wanted, context.device, context.tell, before and before[0])
             state = before[1] if before else State.new(sum(scene.widths))
             state = _train(scene, params, identity, state, context)
@@ -96,14 +101,6 @@ def _identity(params: Params, context: Context) -> dict[str, object]:
     """What a training depends on, but for what may be changed when it is resumed."""
     values = {name: value for name, value in asdict(params).items() if name not in _FREE}
     return {**context.identity, **values}
-
-
-def _savings(params: Params) -> list[str]:
-    return [
-        "" if params.gradient_checkpointing else "gradient_checkpointing=true",
-        "precision=bfloat16" if params.precision in ("auto", "float32") else "",
-        "batch=1" if params.batch > 1 else "",
-    ]
 
 
 def _figures(state: State) -> dict[str, float]:
@@ -147,14 +144,14 @@ def _train(
     """Train, and leave a checkpoint every few updates and whenever training ends early."""
     latest = state
 
-    def save(state: State) -> str:
+    def save(state: State) -> bool:
         if context.checkpoint is None:
-            return ""
+            return False
         try:
             checkpoint.save(context.checkpoint, identity, scene.problem.references, state)
-        except OutputError as error:  # no reason to lose what is in memory
-            return f" ({error})"
-        return f" ({context.checkpoint})"
+        except OutputError:  # no reason to lose what is in memory
+            return False
+        return True
 
     def done(state: State) -> None:
         nonlocal latest
@@ -172,15 +169,24 @@ def _train(
     try:
         return train(scene.problem, scene.coefficients(), schedule, state, done)
     except DivergedError as error:
-        where, count = save(error.good), len(error.good.history)
-        raise TrainingError(
-            f"{error}; the coefficients after update {count} were the last good ones, they are "
-            f"kept{where}. Go on from there with --resume and a lower --lr than {params.lr:g}, or "
-            f"bake them as they are with --resume --updates {count}."
-        ) from error
+        kept = context.checkpoint if save(error.good) else None
+        raise TrainingError(_advice(error, params, kept)) from error
     except BaseException:
         save(latest)
         raise
+
+
+def _advice(error: DivergedError, params: Params, kept: Path | None) -> str:
+    if error.update == 1:
+        return f"{error}, before anything was trained. Try --set precision=float32."
+    count = len(error.good.history)
+    good = f"{error}; the coefficients after update {count} were the last good ones"
+    if kept is None:
+        return f"{good}. Start again with a lower --lr than {params.lr:g}."
+    return (
+        f"{good}, they are kept in {kept}. Go on from there with --resume and a lower --lr than "
+        f"{params.lr:g}, or bake them as they are with --resume --updates {count}."
+    )
 
 
 METHOD = ZipLora()

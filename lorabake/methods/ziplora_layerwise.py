@@ -13,6 +13,7 @@ from ..errors import TrainingError
 from ..lora.pairs import Pair
 from ..training.leastsquares import residual, solve
 from ..training.moments import Sigmas, moments
+from ..training.quadratic import Quadratic
 from ..training.scene import Scene, prepare
 from .method import Context, Fused
 from .trained import TrainedParams, base_for, enough_memory, fused
@@ -64,10 +65,11 @@ class ZipLoraLayerwise:
 
         Raises:
             UserError: A prompt, the base model or an image is missing or does not fit.
+            TrainingError: A layer has no solution.
             MemoryLackError: The device's memory does not suffice.
         """
         wanted, base = params.wanted(self.name), base_for(self.name, pairs, context)
-        with enough_memory(["precision=bfloat16"]):
+        with enough_memory(params.savings(context.device)):
             scene = prepare(pairs, base, wanted, context.device, context.tell)
             flat, residuals = _solve(scene, params, context)
         return fused(pairs, scene, flat, residuals, "lower ridge")
@@ -109,9 +111,9 @@ def _solved(
     scene: Scene, i: int, sigmas: Sigmas, params: Params, residuals: dict[str, float]
 ) -> Tensor:
     """One layer's coefficients, `[2, in]`; adds to the residuals."""
-    content, style = scene.layers[i]
+    layer = Quadratic.of(*scene.layers[i], *sigmas)
     try:
-        m = solve(content, style, *sigmas, lambda_=params.lambda_, ridge=params.ridge)
+        m = solve(layer, lambda_=params.lambda_, ridge=params.ridge)
     except ValueError as error:
         raise TrainingError(
             f"{scene.names[i]}: {error}. Check that the base model paints with these LoRAs, "
@@ -119,7 +121,7 @@ def _solved(
         ) from error
     ones = torch.ones_like(m[0])
     for key, both in (("residual_before", (ones, ones)), ("residual_after", m)):
-        residuals[key] += residual(content, style, *sigmas, *both)
+        residuals[key] += residual(layer, *both)
     return torch.stack(m)
 
 

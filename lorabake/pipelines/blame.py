@@ -6,9 +6,7 @@ import contextlib
 import traceback
 from collections.abc import Generator
 
-import torch
-
-from ..errors import BaseModelError, LorabakeError, shortened
+from ..errors import BaseModelError, LorabakeError, out_of_memory, shortened
 from .quiet import quiet
 
 _THEIRS, _OURS = ("diffusers", "transformers"), __name__.partition(".")[0]
@@ -37,14 +35,6 @@ def blame(what: str, *, where: str, advice: str) -> Generator[None]:
         if out_of_memory(error) or _own(error):
             raise
         raise BaseModelError(f"{what} ({_reason(error)})", where=where, advice=advice) from error
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory left; on a CPU torch has no type of its own for that."""
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
 
 
 def _own(error: Exception) -> bool:

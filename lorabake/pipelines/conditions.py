@@ -35,7 +35,8 @@ class Condition:
             tensors with one row per sample have one row.
         sample: Name of the argument that takes the latents.
         shape: Of the latents of one sample, without the batch.
-        clock: What the pipeline multiplies the scheduler's timestep with.
+        clock: What the pipeline multiplies the scheduler's timestep with, 1 or 1/1000; a clock of
+            whole numbers has 1.
     """
 
     arguments: Mapping[str, Any]

@@ -157,7 +157,7 @@ class Bundle:
                 advice=_AGAIN,
             )
         self.check_finite()
-        if any(layer.columns for layer in self.manifest.layers):
+        if self.manifest.columns:
             self.coefficients()
 
     def check_finite(self) -> None:

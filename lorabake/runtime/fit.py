@@ -93,7 +93,9 @@ def find(modules: Mapping[str, nn.Module], path: str) -> Target | nn.Module | No
     return None
 
 
-def misfit_of(target: Target | nn.Module | None, wanted: tuple[int, ...]) -> str:
+def misfit_of(
+    target: Target | nn.Module | None, wanted: tuple[int, ...], given: str = "the bundle"
+) -> str:
     """Why a layer of this shape cannot go there, or would have no effect; empty if it can."""
     if target is None:
         return "not there"
@@ -103,7 +105,7 @@ def misfit_of(target: Target | nn.Module | None, wanted: tuple[int, ...]) -> str
     if isinstance(module, nn.Conv2d) and module.groups != 1:
         return "a convolution in groups"
     if shape(module) != wanted:
-        return f"{list(shape(module))} there, {list(wanted)} in the bundle"
+        return f"{list(shape(module))} there, {list(wanted)} in {given}"
     if target.bypassed():
         return "bypassed since fuse_qkv_projections; call unfuse_qkv_projections"
     return "its weight is on the meta device, not loaded" if unloaded(target) else ""

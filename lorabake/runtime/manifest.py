@@ -88,6 +88,11 @@ class Manifest:
     digest: str
     format: tuple[int, int] = (1, 0)
 
+    @property
+    def columns(self) -> bool:
+        """Whether a layer has column coefficients."""
+        return any(layer.columns for layer in self.layers)
+
 
 def dumps(manifest: Manifest) -> str:
     """The canonical JSON of a manifest: names sorted, no spaces, ASCII, floats by their repr.
@@ -97,7 +102,7 @@ def dumps(manifest: Manifest) -> str:
     """
     scale = manifest.scale
     value = {
-        "format": "1.1" if any(layer.columns for layer in manifest.layers) else "1.0",
+        "format": "1.1" if manifest.columns else "1.0",
         "method": manifest.method,
         "params": manifest.params,
         "family": manifest.family,

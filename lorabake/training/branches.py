@@ -142,19 +142,20 @@ class Branch:
 
 def _targets(pipe: Any, pairs: Sequence[Pair]) -> list[Target]:  # noqa: ANN401 - as above
     modules: dict[str, dict[str, nn.Module]] = {}
-    for name in {pair.name.component for pair in pairs}:
-        root = getattr(pipe, name, None)
-        modules[name] = dict(root.named_modules()) if isinstance(root, nn.Module) else {}
+    for component in {pair.name.component for pair in pairs}:
+        root = getattr(pipe, component, None)
+        inside = root.named_modules(remove_duplicate=False) if isinstance(root, nn.Module) else ()
+        modules[component] = dict(inside)
     found: list[Target] = []
     wrong: list[str] = []
     for pair in pairs:
         source = pair.content or pair.style
         target = find(modules[pair.name.component], pair.name.module)
-        misfit = misfit_of(target, source.shape if source is not None else ())
+        misfit = misfit_of(target, source.shape if source is not None else (), "the LoRAs")
         if isinstance(target, Target) and not misfit:
             found.append(target)
         else:
-            wrong.append(f"{pair.name} ({misfit.replace('the bundle', 'the LoRAs')})")
+            wrong.append(f"{pair.name} ({misfit})")
     if wrong:
         raise PairError(
             f"{len(wrong)} of {len(pairs)} layers do not fit the base model: {listed(wrong, 3)}",

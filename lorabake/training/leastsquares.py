@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..lora.types import LowRank
 from .quadratic import Quadratic, weigh
 
 DIRECT_LIMIT = 6000
@@ -30,15 +29,7 @@ STEPS, TOLERANCE = 2000, 1e-8
 """Where conjugate gradients stop, the latter relative and in the energy of the preconditioner."""
 
 
-def solve(
-    content: LowRank,
-    style: LowRank,
-    sigma_c: Tensor,
-    sigma_s: Tensor,
-    *,
-    lambda_: float,
-    ridge: float = 1e-3,
-) -> tuple[Tensor, Tensor]:
+def solve(layer: Quadratic, *, lambda_: float, ridge: float) -> tuple[Tensor, Tensor]:
     """The coefficients with which a layer does best what each LoRA alone did in its place.
 
     Minimises the data term (see the module) + λ Σ_i w_i m_c,i m_s,i + ρ τ ‖m − 1‖², where
@@ -52,12 +43,7 @@ def solve(
     they take, and may allow more.
 
     Args:
-        content: Factors of the content LoRA in this layer.
-        style: Those of the style LoRA, for the same weight.
-        sigma_c: E[x xᵀ] under the content prompt, `[in, in]`, finite and symmetric; for
-            convolutions of patches in the order of `torch.nn.functional.unfold`,
-            `[in · kh · kw, in · kh · kw]`. Where it lies, float64 is needed for the computation.
-        sigma_s: The same under the style prompt.
+        layer: The two LoRAs' factors in a layer, and the moments of its inputs.
         lambda_: λ, weight of the similarity, not negative.
         ridge: ρ, how strongly columns with little input are held at 1.
 
@@ -68,7 +54,6 @@ def solve(
         ValueError: Moments or factors hold NaN or Inf, or the data leave coefficients open and
             there is no ridge.
     """
-    layer = Quadratic.of(content, style, sigma_c, sigma_s)
     diagonal, target = layer.diagonal(), layer.target()
     tau = diagonal.mean()
     if not (tau.isfinite() and target.isfinite().all()):
@@ -83,23 +68,17 @@ def solve(
     return m_c, m_s
 
 
-def residual(
-    content: LowRank, style: LowRank, sigma_c: Tensor, sigma_s: Tensor, m_c: Tensor, m_s: Tensor
-) -> float:
+def residual(layer: Quadratic, m_c: Tensor, m_s: Tensor) -> float:
     """The data term alone: the mean squared change of both sides' outputs, summed.
 
     Args:
-        content: As in `solve`, like the next three.
-        style: See there.
-        sigma_c: See there.
-        sigma_s: See there.
+        layer: As in `solve`.
         m_c: Coefficients of the content LoRA's columns, `[in]`.
         m_s: Those of the style LoRA's.
     """
-    layer = Quadratic.of(content, style, sigma_c, sigma_s)
     m = torch.stack([m_c, m_s]).to(layer.U)
     total = 0.0
-    for side, sigma in enumerate((sigma_c, sigma_s)):
+    for side, sigma in enumerate((layer.sigma_c, layer.sigma_s)):
         off = m.clone()
         off[side] -= 1
         Z = layer.weighted(off)

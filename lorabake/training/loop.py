@@ -125,7 +125,8 @@ def _kept(tensor: Tensor) -> Tensor:
 
 def _fidelity(problem: Problem, coefficients: Coefficients, lesson: Lesson) -> tuple[float, float]:
     """The first two terms of eq. 3; their gradient is left in `coefficients.grad`."""
-    # Gradients of a float16 model underflow without a factor on the loss, and may overflow with it.
+    # Gradients of a float16 model underflow without a factor on the loss, and may overflow with it;
+    # it is found anew each time, so that a resumed training does the same.
     factor = 2.0**12 if next(problem.model.parameters()).dtype == torch.float16 else 1.0
     while True:
         coefficients.grad.zero_()

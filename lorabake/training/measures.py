@@ -10,7 +10,7 @@ from torch import Tensor
 from ..lora.types import LowRank
 
 BARELY = 0.02
-"""Mean |m − 1| below which a run counts as one that did not move; facts of other tools: 0.005."""
+"""Mean |m − 1| below which a run did not move; public re-implementations end near 0.005."""
 
 
 def movement(m: Tensor) -> float:

@@ -13,11 +13,11 @@ Norm = Literal["paper", "mse"]
 
 
 class Loss(NamedTuple):
-    """The parts of a loss, each a scalar; their sum is what is minimised.
+    """The parts of a loss: content + style + lambda · similarity is what is minimised.
 
     Attributes:
-        content: ‖D_m(x_c, p_c) − D_c(x_c, p_c)‖.
-        style: ‖D_m(x_s, p_s) − D_s(x_s, p_s)‖.
+        content: ‖D_m(x_c, p_c) − D_c(x_c, p_c)‖, or what else is the norm.
+        style: ‖D_m(x_s, p_s) − D_s(x_s, p_s)‖, likewise.
         similarity: The similarity term, without lambda.
     """
 

@@ -16,7 +16,8 @@ from .branches import BOTH, CONTENT, STYLE, Branches, Sides
 from .objective import Norm, distance
 
 AHEAD = 4
-"""Lessons that the teachers give in one pass: larger batches are cheaper per sample."""
+"""Samples of each side in a pass of the teachers, if an update does not need more: larger batches
+are cheaper per sample."""
 USES = 2
 """How often each lesson is learnt from."""
 

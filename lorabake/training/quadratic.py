@@ -30,7 +30,16 @@ class Quadratic:
 
     @classmethod
     def of(cls, content: LowRank, style: LowRank, sigma_c: Tensor, sigma_s: Tensor) -> Quadratic:
-        """Of two LoRAs' factors in one layer."""
+        """Of two LoRAs' factors in one layer, for the same weight.
+
+        Args:
+            content: Factors of the content LoRA.
+            style: Those of the style LoRA.
+            sigma_c: E[x xᵀ] under the content prompt, `[in, in]`, finite and symmetric; for
+                convolutions of patches in the order of `torch.nn.functional.unfold`,
+                `[in · kh · kw, in · kh · kw]`. Where it lies, all is computed, in float64.
+            sigma_s: The same under the style prompt.
+        """
         A, B = zip(*(_factors(side, sigma_c.device) for side in (content, style)), strict=True)
         R = torch.linalg.qr(torch.cat(B, 1), mode="r").R.split([len(a) for a in A], 1)
         rows = [

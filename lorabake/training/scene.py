@@ -111,9 +111,9 @@ def prepare(
         ImageError: An image cannot be used.
         PairError: The base model lacks some of the layers.
     """
-    for folder in wanted.images:
-        if folder is not None:
-            pictures.read(folder, 1)  # what cannot be read is told before a large model is loaded
+    for folder in wanted.images if cached is None else ():
+        if folder is not None:  # what is wrong is told before a large model is loaded
+            pictures.read(folder, wanted.resolution or 1)
     tell("loading the base model", 0, 1)
     pipe = pipelines.load(base, device=device, dtype=wanted.precision)
     model = denoiser(pipe)
@@ -122,7 +122,7 @@ def prepare(
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
     tell("loading the base model", 1, 1)
-    pixels = size(pipe, wanted.resolution)
+    pixels, noise = size(pipe, wanted.resolution), noising(pipe.scheduler)
     teachers, students = _conditions(pipe, branches, pairs, wanted.prompts, pixels)
     references = cached or _references(pipe, branches, wanted, pixels, tell)
     # Their work is done: without their layers the text encoders are free to go.
@@ -134,7 +134,7 @@ def prepare(
     return Scene(
         Problem(
             model, branches, teachers=teachers, students=students, references=references,
-            noising=noising(pipe.scheduler), batch=wanted.batch, norm=wanted.norm,
+            noising=noise, batch=wanted.batch, norm=wanted.norm,
         ),
         trained,
         tuple((c, s) for c, s in layers if c is not None and s is not None),

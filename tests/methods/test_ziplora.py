@@ -248,6 +248,14 @@ def test_bad_input(
     assert not [*tmp_path.iterdir()]
 
 
+def test_images_are_inputs_and_never_replaced(folder: Path) -> None:
+    image = folder / "images" / "0.png"
+    before = image.read_bytes()
+    with pytest.raises(OutputError, match="one of the inputs"):
+        make(folder, "sd15", image, force=True, style_images=str(folder / "images"))
+    assert image.read_bytes() == before
+
+
 def test_memory_that_does_not_suffice(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,7 +146,8 @@ def alone(side: int) -> Weights:
 
 def dense(factors: LowRank, columns: Tensor | None = None) -> Tensor:
     """ΔW in float64, with its columns scaled."""
-    delta = factors.delta(torch.float64)
+    product = factors.up.double().flatten(1) @ factors.down.double().flatten(1)
+    delta = (factors.scale * product).view(len(factors.up), *factors.down.shape[1:])
     if columns is None:
         return delta
     return delta * columns.detach().view(1, -1, *(1 for _ in delta.shape[2:]))

@@ -14,10 +14,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lorabake.lora.types import LowRank
 from lorabake.training import leastsquares, quadratic
-from lorabake.training.leastsquares import residual, solve
+from lorabake.training.quadratic import Quadratic
 
 Coefficients = tuple[Tensor, Tensor]
 LAMBDAS = (0.0, 0.005, 0.01, 0.02, 0.04)
+
+
+def solve(
+    content: LowRank, style: LowRank, sigma_c: Tensor, sigma_s: Tensor,
+    *, lambda_: float, ridge: float = 1e-3,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    layer = Quadratic.of(content, style, sigma_c, sigma_s)
+    return leastsquares.solve(layer, lambda_=lambda_, ridge=ridge)
+
+
+def residual(
+    content: LowRank, style: LowRank, sigma_c: Tensor, sigma_s: Tensor, m_c: Tensor, m_s: Tensor
+) -> float:
+    return leastsquares.residual(Quadratic.of(content, style, sigma_c, sigma_s), m_c, m_s)
 
 
 def draw(*shape: int, seed: int) -> Tensor:
