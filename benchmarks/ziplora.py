@@ -14,7 +14,6 @@ transformer layers. On a GPU it is the whole UNet. The tiny one has LoRAs of ran
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import statistics
 import time
@@ -129,6 +128,14 @@ class Ours:
             self.problem, self.coefficients, schedule, self.state, lambda state: None
         )
 
+    def remove(self) -> None:
+        """Take the hooks off."""
+        self.branches.remove()
+
+    def flat(self) -> Tensor:
+        """All coefficients, `[2, columns]`."""
+        return self.coefficients.flat.detach().clone()
+
 
 def problem(model: Any, branches: Branches, conditions: Sequence[Condition]) -> Problem:  # noqa: ANN401
     """Random references and one prompt each."""
@@ -202,9 +209,8 @@ def run(name: str, options: argparse.Namespace) -> None:
         for _ in range(2):
             update()
         extra[label] = (peak.read() or 0) - floor
-        flat = way.flat() if label == "dense" else way.coefficients.flat.detach().clone()
-        learnt[label] = flat.cpu()
-        (way.remove if label == "dense" else way.branches.remove)()
+        learnt[label] = way.flat().cpu()
+        way.remove()
         del way, update
         gc.collect()
 
@@ -219,7 +225,7 @@ def run(name: str, options: argparse.Namespace) -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds[label].append((time.perf_counter() - started) / count)
-            (way.remove if label == "dense" else way.branches.remove)()
+            way.remove()
             del way, update
             gc.collect()
     report(
@@ -266,7 +272,7 @@ def main() -> None:
     parser.add_argument("--checkpointing", action="store_true")
     options = parser.parse_args()
     for name in options.models:
-        run(name, copy.copy(options))
+        run(name, options)
 
 
 if __name__ == "__main__":

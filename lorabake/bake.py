@@ -6,7 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,12 @@ def bake(
     total = (strengths[0] * fused.strengths[0], strengths[1] * fused.strengths[1])
     manifest = _manifest(chosen, loras, pairs, fused, total, base)
     verified = _write(target, manifest, pairs, wanted, tell)
+    warned = fused.warnings
     if fused.checkpoint is not None:
         with contextlib.suppress(OSError):
             fused.checkpoint.unlink(missing_ok=True)
     elif resume:
-        text = f"{chosen.method} keeps no checkpoints, so there was nothing to resume"
-        fused = replace(fused, warnings=(*fused.warnings, text))
+        warned += (f"{chosen.method} keeps no checkpoints, so there was nothing to resume",)
     return Report(
         output=str(output_path),
         method=chosen.method,
@@ -142,7 +142,7 @@ def bake(
         layers=len(pairs),
         shared=sum(pair.both for pair in pairs),
         notes=fused.notes or {},
-        warnings=fused.warnings,
+        warnings=warned,
         checks=verified,
         seconds=round(time.perf_counter() - started, 3),
     )

@@ -25,9 +25,9 @@ def clip_tokenizer() -> Any:
     )  # fmt: skip
 
 
-def _clip(kind: Any) -> Any:
+def clip(kind: Any, vocabulary: int = 54) -> Any:
     config = CLIPTextConfig(
-        vocab_size=54, hidden_size=24, intermediate_size=32, num_hidden_layers=2,
+        vocab_size=vocabulary, hidden_size=24, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=16, projection_dim=24,
         bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
@@ -56,24 +56,18 @@ def vae(channels: int, **changes: Any) -> Any:
     ).eval()  # fmt: skip
 
 
-def sd15() -> Any:
-    torch.manual_seed(0)
-    unet = lib.UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1,
+def sd15_unet(layers: int) -> Any:
+    return lib.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=layers,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=24, attention_head_dim=2, norm_num_groups=4,
     ).eval()  # fmt: skip
-    return lib.StableDiffusionPipeline(
-        vae=vae(4), text_encoder=_clip(CLIPTextModel), tokenizer=clip_tokenizer(), unet=unet,
-        scheduler=lib.DDIMScheduler(steps_offset=1, clip_sample=False),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
 
 
-def sdxl() -> Any:
-    torch.manual_seed(1)
-    unet = lib.UNet2DConditionModel(
+def sdxl_unet() -> Any:
+    """With SDXL's levels."""
+    return lib.UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16, 16), layers_per_block=2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -81,9 +75,24 @@ def sdxl() -> Any:
         norm_num_groups=4, use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
     ).eval()  # fmt: skip
+
+
+def sd15() -> Any:
+    torch.manual_seed(0)
+    unet = sd15_unet(1)
+    return lib.StableDiffusionPipeline(
+        vae=vae(4), text_encoder=clip(CLIPTextModel), tokenizer=clip_tokenizer(), unet=unet,
+        scheduler=lib.DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def sdxl() -> Any:
+    torch.manual_seed(1)
+    unet = sdxl_unet()
     return lib.StableDiffusionXLPipeline(
-        vae=vae(4, force_upcast=True), text_encoder=_clip(CLIPTextModel),
-        text_encoder_2=_clip(CLIPTextModelWithProjection), tokenizer=clip_tokenizer(),
+        vae=vae(4, force_upcast=True), text_encoder=clip(CLIPTextModel),
+        text_encoder_2=clip(CLIPTextModelWithProjection), tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(), unet=unet,
         scheduler=lib.EulerDiscreteScheduler(steps_offset=1), add_watermarker=False,
     )  # fmt: skip
@@ -99,8 +108,8 @@ def sd3() -> Any:
     tokenizer, t5 = _t5(48)
     return lib.StableDiffusion3Pipeline(
         transformer=transformer, scheduler=lib.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae(4, shift_factor=0.06), text_encoder=_clip(CLIPTextModelWithProjection),
-        text_encoder_2=_clip(CLIPTextModelWithProjection), tokenizer=clip_tokenizer(),
+        vae=vae(4, shift_factor=0.06), text_encoder=clip(CLIPTextModelWithProjection),
+        text_encoder_2=clip(CLIPTextModelWithProjection), tokenizer=clip_tokenizer(),
         tokenizer_2=clip_tokenizer(), text_encoder_3=t5, tokenizer_3=tokenizer,
     )  # fmt: skip
 
@@ -115,7 +124,7 @@ def flux() -> Any:
     tokenizer, t5 = _t5(16)
     return lib.FluxPipeline(
         scheduler=lib.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=vae(4, shift_factor=0.1), text_encoder=_clip(CLIPTextModel),
+        vae=vae(4, shift_factor=0.1), text_encoder=clip(CLIPTextModel),
         tokenizer=clip_tokenizer(), text_encoder_2=t5, tokenizer_2=tokenizer,
         transformer=transformer,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from . import bases
 
@@ -24,23 +24,13 @@ def _ddim() -> Any:
 
 
 def _text(kind: Any = CLIPTextModel) -> Any:
-    config = CLIPTextConfig(
-        vocab_size=99, hidden_size=24, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=16, projection_dim=24,
-        bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    return kind(config).eval()
+    return bases.clip(kind, 99)
 
 
 def sd15() -> tuple[Any, Inputs]:
     """A pipeline, and inputs for its UNet."""
     torch.manual_seed(0)
-    unet = lib.UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=24, attention_head_dim=2, norm_num_groups=4,
-    ).eval()  # fmt: skip
+    unet = bases.sd15_unet(2)
     pipe = lib.StableDiffusionPipeline(
         vae=None, text_encoder=_text(), tokenizer=None, unet=unet, scheduler=_ddim(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
@@ -63,14 +53,7 @@ def save_sd15(folder: Path) -> Path:
 def sdxl() -> tuple[Any, Inputs]:
     """A pipeline whose UNet has SDXL's levels, and inputs for it."""
     torch.manual_seed(0)
-    unet = lib.UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16, 16), layers_per_block=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 1, 2), cross_attention_dim=48, attention_head_dim=2,
-        norm_num_groups=4, use_linear_projection=True, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 6 * 8,
-    ).eval()  # fmt: skip
+    unet = bases.sdxl_unet()
     pipe = lib.StableDiffusionXLPipeline(
         vae=None, text_encoder=_text(), text_encoder_2=_text(CLIPTextModelWithProjection),
         tokenizer=None, tokenizer_2=None, unet=unet, scheduler=_ddim(),

@@ -56,7 +56,7 @@ def write(
         if layer.columns != pair.columns:
             raise ValueError(f"{layer}: the manifest and the pair differ in column coefficients")
         rank = ranks[layer.component]
-        out, *width = _shape(pair)
+        out, *width = pair.shape
         entries.append(Entry(layer.down, (rank, *width)))
         entries.append(Entry(layer.up, (out, rank, *(1 for _ in width[1:]))))
     text = dumps(replace(manifest, digest=_NO_DIGEST))
@@ -81,13 +81,6 @@ def _stacked(pair: Pair, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]
         return stack((pair.content, pair.style), rank, dtype)
     except OutputError as error:
         raise OutputError(error.what, where=str(pair.name), advice=error.advice) from error
-
-
-def _shape(pair: Pair) -> tuple[int, ...]:
-    source = pair.content or pair.style
-    if source is None:
-        raise ValueError(f"{pair.name} has no factors")
-    return source.shape
 
 
 def _bytes(tensor: Tensor) -> memoryview:

@@ -41,6 +41,14 @@ class Pair:
         return self.both and not self.name.component.startswith("text_encoder")
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of ΔW: `(out, in)` or `(out, in, kh, kw)`."""
+        source = self.content or self.style
+        if source is None:
+            raise ValueError(f"{self.name} has no factors")
+        return source.shape
+
+    @property
     def ranks(self) -> tuple[int, int]:
         """Content and style rank, 0 where that LoRA has no such layer."""
         return (

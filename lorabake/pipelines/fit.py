@@ -43,8 +43,7 @@ def misfits(base: str | Path, pairs: Sequence[Pair]) -> list[str]:
         if component not in shapes:
             check_parts(path, component)
             shapes[component] = _shapes(path / component, *parts[component])
-        source = pair.content or pair.style
-        wanted = source.shape if source is not None else ()
+        wanted = pair.shape
         names = (module, module.removeprefix("text_model."))
         shape = next((shapes[component][n] for n in names if n in shapes[component]), None)
         if shape is None:

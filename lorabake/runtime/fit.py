@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -60,19 +60,11 @@ def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Targe
     Raises:
         AttachError: A layer has no module, one of another kind or shape, or one that is not used.
     """
-    modules = {n: dict(root.named_modules(remove_duplicate=False)) for n, root in roots.items()}
-    targets: list[Target] = []
-    misfits: list[str] = []
-    for layer in bundle.manifest.layers:
-        target = find(modules[layer.component], layer.module)
-        misfit = misfit_of(target, bundle.shape(layer))
-        if isinstance(target, Target) and not misfit:
-            targets.append(target)
-        else:
-            misfits.append(f"{layer} ({misfit})")
+    layers = [(one.component, one.module, bundle.shape(one)) for one in bundle.manifest.layers]
+    targets, misfits = locate(roots, layers, "the bundle")
     if misfits:
         raise AttachError(
-            f"{len(misfits)} of {len(bundle.manifest.layers)} layers do not fit: "
+            f"{len(misfits)} of {len(layers)} layers do not fit: "
             f"{listed(misfits, 3)}; {_families(bundle, pipe, roots)}",
             where=str(bundle.path),
             advice="Use a pipeline of the model that the two LoRAs were trained on",
@@ -80,7 +72,35 @@ def fit(bundle: Bundle, pipe: Any, roots: Mapping[str, nn.Module]) -> list[Targe
     return targets
 
 
-def find(modules: Mapping[str, nn.Module], path: str) -> Target | nn.Module | None:
+def locate(
+    roots: Mapping[str, nn.Module],
+    layers: Iterable[tuple[str, str, tuple[int, ...]]],
+    given: str,
+) -> tuple[list[Target], list[str]]:
+    """Look for layers in the components of a pipeline.
+
+    Args:
+        roots: The components, by name.
+        layers: Component, module path and shape of ΔW of each.
+        given: What they are the layers of, for messages.
+
+    Returns:
+        Those that fit, in order, and one phrase for each that does not.
+    """
+    modules = {n: dict(root.named_modules(remove_duplicate=False)) for n, root in roots.items()}
+    targets: list[Target] = []
+    misfits: list[str] = []
+    for component, path, wanted in layers:
+        target = _find(modules.get(component, {}), path)
+        misfit = _misfit(target, wanted, given)
+        if isinstance(target, Target) and not misfit:
+            targets.append(target)
+        else:
+            misfits.append(f"{component}.{path} ({misfit})")
+    return targets, misfits
+
+
+def _find(modules: Mapping[str, nn.Module], path: str) -> Target | nn.Module | None:
     """A layer by its path; the module that stands there if it is none; None if none does."""
     stripped = path.removeprefix("text_model.")
     for spelling in (path, stripped, f"text_model.{path}"):
@@ -93,9 +113,7 @@ def find(modules: Mapping[str, nn.Module], path: str) -> Target | nn.Module | No
     return None
 
 
-def misfit_of(
-    target: Target | nn.Module | None, wanted: tuple[int, ...], given: str = "the bundle"
-) -> str:
+def _misfit(target: Target | nn.Module | None, wanted: tuple[int, ...], given: str) -> str:
     """Why a layer of this shape cannot go there, or would have no effect; empty if it can."""
     if target is None:
         return "not there"

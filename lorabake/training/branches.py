@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..errors import PairError, listed
 from ..lora.pairs import Pair
-from ..runtime.fit import find, misfit_of
+from ..runtime.fit import locate
 from ..runtime.target import Patchable, Target
 
 Sides = tuple[bool, bool]
@@ -141,21 +141,10 @@ class Branch:
 
 
 def _targets(pipe: Any, pairs: Sequence[Pair]) -> list[Target]:  # noqa: ANN401 - as above
-    modules: dict[str, dict[str, nn.Module]] = {}
-    for component in {pair.name.component for pair in pairs}:
-        root = getattr(pipe, component, None)
-        inside = root.named_modules(remove_duplicate=False) if isinstance(root, nn.Module) else ()
-        modules[component] = dict(inside)
-    found: list[Target] = []
-    wrong: list[str] = []
-    for pair in pairs:
-        source = pair.content or pair.style
-        target = find(modules[pair.name.component], pair.name.module)
-        misfit = misfit_of(target, source.shape if source is not None else (), "the LoRAs")
-        if isinstance(target, Target) and not misfit:
-            found.append(target)
-        else:
-            wrong.append(f"{pair.name} ({misfit})")
+    parts = {name: getattr(pipe, name, None) for name in {pair.name.component for pair in pairs}}
+    roots = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    layers = [(pair.name.component, pair.name.module, pair.shape) for pair in pairs]
+    found, wrong = locate(roots, layers, "the LoRAs")
     if wrong:
         raise PairError(
             f"{len(wrong)} of {len(pairs)} layers do not fit the base model: {listed(wrong, 3)}",
