@@ -15,7 +15,7 @@ from .container import DTYPES, Container
 from .errors import BundleError, OverrideError, listed
 from .manifest import COEFFICIENT_ROWS, KEY, MAX_RANK, Layer, Manifest, loads
 from .overrides import scale_with
-from .plan import CONTENT, STYLE, Constant, select, steps_of
+from .plan import CONTENT, STYLE, Constant, Live, select, steps_of
 
 if TYPE_CHECKING:
     from .fused import Keep
@@ -106,7 +106,7 @@ class Bundle:
         return (self._file.shape(layer.up)[0], *self._file.shape(layer.down)[1:])
 
     def select(self, layer: Layer, steps: int, **overrides: float | str) -> list[int | None]:
-        """What a layer applies at each of `steps` steps: 0 content, 1 style, None both.
+        """What a layer applies at each of `steps` steps: 0 content, 1 style, None both or live.
 
         A layer that one source lacks always applies the other.
 
@@ -135,11 +135,17 @@ class Bundle:
             OverrideError: `steps` or an override is out of range, or the plan selects nothing.
         """
         layers = self.manifest.layers
-        if all(isinstance(layer.rule, Constant) for layer in layers):
+        if all(isinstance(layer.rule, Constant | Live) for layer in layers):
             raise OverrideError(
-                f"the method {self.manifest.method} applies both LoRAs all the time, "
+                f"the method {self.manifest.method} chooses live, from features that are not "
+                "known yet"
+                if self.manifest.live
+                else f"the method {self.manifest.method} applies both LoRAs all the time, "
                 "there is no selection",
                 where=str(self.path),
+                advice="Make a static bundle of it with `lorabake record`"
+                if self.manifest.live
+                else "",
             )
         rows = [self.select(layer, steps, **overrides) for layer in layers]
         return torch.tensor([[choice == STYLE for choice in row] for row in rows])

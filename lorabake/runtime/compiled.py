@@ -1,13 +1,14 @@
-"""torch.compile: what it has to forget when layers gain or lose a hook."""
+"""torch.compile: where it helps replay, and what it must forget when layers gain or lose a hook."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .caller import uncompiled
 
@@ -28,3 +29,31 @@ def _compiled(pipe: Any, name: str, root: nn.Module) -> bool:  # noqa: ANN401 - 
         module._compiled_call_impl is not None  # pyright: ignore[reportPrivateUsage] - no public way to ask
         for module in root.modules()
     )
+
+
+def fastest(function: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+    """A function of tensors, compiled into few passes where that is quick and possible: on CUDA.
+
+    What cannot be compiled there (Triton is missing, say) runs as it is.
+    """
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        return function
+    return _once_compiled(function)
+
+
+@cache
+def _once_compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] | None = torch.compile(function, dynamic=True)
+
+    def call(*args: Any) -> Tensor:  # noqa: ANN401 - the function's own
+        nonlocal compiled
+        if compiled is not None:
+            try:
+                return compiled(*args)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except RuntimeError:  # the root of what the compiler raises
+                compiled = None
+        return function(*args)
+
+    return call

@@ -83,11 +83,15 @@ class Fields:
             raise self.wrong(key, "a string")
         return value
 
+    def word(self, key: str, among: tuple[str, ...]) -> Any:  # noqa: ANN401 - a Literal
+        """One of a few strings."""
+        if (found := self.text(key)) not in among:
+            raise self.wrong(key, f"one of {', '.join(among)}")
+        return found
+
     def text_or_none(self, key: str) -> str | None:
         """A string or null; the field itself must be there."""
-        if key in self and self._values[key] is None:
-            return None
-        return self.text(key)
+        return None if self.null(key) else self.text(key)
 
     def true(self, key: str) -> bool:
         """The value true."""
@@ -95,9 +99,20 @@ class Fields:
             raise self.wrong(key, "true, or not there")
         return True
 
+    def null(self, key: str) -> bool:
+        """Whether null stands there."""
+        return key in self and self._values[key] is None
+
     def number(self, key: str) -> float:
         """A finite number."""
         return self._float(key, self._values.get(key), "a number")
+
+    def natural(self, key: str, least: int, most: int) -> int:
+        """An integer from `least` to `most`."""
+        value = self._values.get(key)
+        if type(value) is not int or not least <= value <= most:
+            raise self.wrong(key, f"a whole number from {least} to {most}")
+        return value
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
         """A list of `count` finite numbers."""
@@ -130,7 +145,7 @@ class Fields:
 
     def fields(self, key: str) -> Fields | None:
         """An object to ask further, or None for null."""
-        if key in self and self._values[key] is None:
+        if self.null(key):
             return None
         return Fields(self.mapping(key), self.path(key))
 

@@ -65,6 +65,10 @@ class Hooked(Patch):
     def _add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
+        return self._sum(module, output, self._inner(module, args, kwargs))
+
+    def _inner(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """A·x, in the branch's dtype."""
         x: Tensor = args[0] if args else kwargs["input"]
         if self._down.device != x.device:
             with torch.inference_mode(False):
@@ -72,9 +76,13 @@ class Hooked(Patch):
         x = x.to(self._down.dtype)
         if isinstance(module, nn.Conv2d):
             # The layer's own stride, padding, padding mode and dilation, with A as the kernel.
-            inner = module._conv_forward(x, self._down, None)  # pyright: ignore[reportPrivateUsage]
+            return module._conv_forward(x, self._down, None)  # pyright: ignore[reportPrivateUsage]
+        return functional.linear(x, self._down)
+
+    def _sum(self, module: nn.Module, output: Tensor, inner: Tensor) -> Tensor:
+        """The output plus B·inner."""
+        if isinstance(module, nn.Conv2d):
             return output + functional.conv2d(inner, self._up).to(output.dtype)
-        inner = functional.linear(x, self._down)
         if (
             torch.is_grad_enabled()
             or not output.dtype == inner.dtype == self._up.dtype

@@ -6,14 +6,17 @@ import json
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from .errors import BundleError
+from .extras import guidance, guidance_value, selection
 from .fields import Fields, parse, refuse
-from .plan import Constant, Pattern, Rule, Scale, Table, Threshold
+from .guidance import Guidance
+from .plan import Constant, Live, Pattern, Rule, Scale, Table, Threshold
+from .selection import Selection
 
 KEY = "lorabake"
-FORMAT = (1, 1)
+FORMAT = (1, 2)
 """The newest that this reader knows."""
 MAX_LAYERS = 10_000
 MAX_RANK = 32_768
@@ -87,11 +90,18 @@ class Manifest:
     scale: Scale | None
     digest: str
     format: tuple[int, int] = (1, 0)
+    selection: Selection | None = None
+    guidance: Guidance | None = None
 
     @property
     def columns(self) -> bool:
         """Whether a layer has column coefficients."""
         return any(layer.columns for layer in self.layers)
+
+    @property
+    def live(self) -> bool:
+        """Whether a layer chooses live."""
+        return any(isinstance(layer.rule, Live) for layer in self.layers)
 
 
 def dumps(manifest: Manifest) -> str:
@@ -101,8 +111,8 @@ def dumps(manifest: Manifest) -> str:
         BundleError: The manifest breaks the format.
     """
     scale = manifest.scale
-    value = {
-        "format": "1.1" if manifest.columns else "1.0",
+    value: dict[str, Any] = {
+        "format": _lowest(manifest),
         "method": manifest.method,
         "params": manifest.params,
         "family": manifest.family,
@@ -113,6 +123,11 @@ def dumps(manifest: Manifest) -> str:
         and vars(scale) | {k: float(getattr(scale, k)) for k in ("alpha", "beta", "gamma")},
         "digest": manifest.digest,
     }
+    if manifest.selection is not None:
+        of = manifest.selection
+        value["live"] = vars(of) | {"temperature": float(of.temperature)}
+    if manifest.guidance is not None:
+        value["guidance"] = guidance_value(manifest.guidance)
     try:
         # A file name that is not UTF-8 reaches us as lone surrogates, which no reader takes.
         plain = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
@@ -121,6 +136,13 @@ def dumps(manifest: Manifest) -> str:
     text = json.dumps(json.loads(plain), sort_keys=True, separators=(",", ":"))
     loads(text)
     return text
+
+
+def _lowest(manifest: Manifest) -> str:
+    """The lowest format that describes a manifest."""
+    if manifest.selection is not None or manifest.guidance is not None or manifest.live:
+        return "1.2"
+    return "1.1" if manifest.columns else "1.0"
 
 
 def _layer_value(layer: Layer) -> dict[str, Any]:
@@ -134,6 +156,8 @@ def _layer_value(layer: Layer) -> dict[str, Any]:
             return value | {"scores": [float(score) for score in scores]}
         case Table(select):
             return value | {"select": "".join(map(str, select))}
+        case Live():
+            return value | {"live": True}
 
 
 def loads(text: str) -> Manifest:
@@ -160,6 +184,9 @@ def loads(text: str) -> Manifest:
     scale = _scale(top)
     if scale is None and any(isinstance(layer.rule, Threshold) for layer in layers):
         raise top.wrong("scale", "an object, because layers have scores")
+    chosen = selection(top)
+    if chosen is None and any(isinstance(layer.rule, Live) for layer in layers):
+        raise top.wrong("live", "an object, because layers choose live")
     if not _HEX.fullmatch(digest := top.text("digest")):
         raise top.wrong("digest", "64 lower-case hexadecimal digits")
     return Manifest(
@@ -172,6 +199,8 @@ def loads(text: str) -> Manifest:
         scale=scale,
         digest=digest,
         format=version,
+        selection=chosen,
+        guidance=guidance(top),
     )
 
 
@@ -231,9 +260,12 @@ def _layer(of: Fields) -> Layer:
 
 
 def _rule(of: Fields) -> Rule:
-    kinds = [kind for kind in ("gates", "scores", "select") if kind in of]
+    kinds = [kind for kind in ("gates", "scores", "select", "live") if kind in of]
     if len(kinds) != 1:
-        raise refuse(f"{of.path('rule')} must be exactly one of gates, scores, select")
+        raise refuse(f"{of.path('rule')} must be exactly one of gates, scores, select, live")
+    if kinds == ["live"]:
+        of.true("live")
+        return Live()
     if kinds == ["gates"]:
         gates = of.numbers("gates", 2)
         if max(map(abs, gates)) > MAX_GATE:
@@ -252,11 +284,10 @@ def _rule(of: Fields) -> Rule:
 def _scale(top: Fields) -> Scale | None:
     if (of := top.fields("scale")) is None:
         return None
-    if (pattern := of.text("pattern")) not in get_args(Pattern):
-        raise of.wrong("pattern", f"one of {', '.join(get_args(Pattern))}")
     scale = Scale(
-        cast("Pattern", pattern), of.number("alpha"), of.number("beta"), of.number("gamma")
-    )
+        of.word("pattern", get_args(Pattern)),
+        of.number("alpha"), of.number("beta"), of.number("gamma"),
+    )  # fmt: skip
     if scale.pattern == "modulo" and scale.alpha <= 0:
         raise of.wrong("alpha", "greater than 0 for the pattern modulo")
     if scale.gamma <= 0:

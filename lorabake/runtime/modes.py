@@ -10,11 +10,11 @@ from torch import nn
 from .bundle import Bundle
 from .errors import AttachError, listed
 from .manifest import Layer
-from .plan import Constant
+from .plan import Live, Table, Threshold
 from .target import Target
 from .weights import obstacle, shared_weights
 
-Mode = Literal["auto", "fused", "hooks"]
+Mode = Literal["auto", "fused", "hooks", "live"]
 
 
 def reasons(
@@ -29,12 +29,20 @@ def reasons(
         roots: The components that hold them.
 
     Raises:
-        AttachError: The mode is `fused`, and there is a reason; or a branch cannot stand where
-            one is needed.
+        AttachError: The mode is `fused`, and there is a reason; or it is `live`, and no layer
+            chooses live; or a branch cannot stand where one is needed.
     """
     layers, where = bundle.manifest.layers, str(bundle.path)
+    _check_live(bundle, mode)
     shared = shared_weights(roots)
-    found = ["as asked for" if mode == "hooks" else obstacle(target, shared) for target in targets]
+    found = [
+        "chosen live"
+        if isinstance(layer.rule, Live)
+        else "as asked for"
+        if mode == "hooks"
+        else obstacle(target, shared)
+        for layer, target in zip(layers, targets, strict=True)
+    ]
     if mode == "fused" and any(found):
         odd = [f"{layer} ({why})" for layer, why in zip(layers, found, strict=True) if why]
         raise AttachError(
@@ -53,6 +61,23 @@ def reasons(
     return found
 
 
+def _check_live(bundle: Bundle, mode: Mode) -> None:
+    if mode == "fused" and bundle.manifest.live:
+        raise AttachError(
+            f"a bundle of the method {bundle.manifest.method} chooses live, from features that are "
+            "not known before each call",
+            where=str(bundle.path),
+            advice="Use the mode auto, or make a static bundle of it with `lorabake record`",
+        )
+    if mode == "live" and not bundle.manifest.live:
+        raise AttachError(
+            f"a bundle of the method {bundle.manifest.method} has its plan, there is nothing to "
+            "choose live",
+            where=str(bundle.path),
+            advice="Use the mode auto, or make a bundle with the method dynamic",
+        )
+
+
 def branch_ranks(layers: Sequence[Layer]) -> list[int]:
     """The rank of each layer's branch: what can be live at once, in any layer that selects.
 
@@ -61,7 +86,7 @@ def branch_ranks(layers: Sequence[Layer]) -> list[int]:
     """
     common: dict[str, int] = {}
     for layer in layers:
-        if not isinstance(layer.rule, Constant):
+        if isinstance(layer.rule, Threshold | Table):
             common[layer.component] = max(common.get(layer.component, 0), *layer.ranks)
-    own = [sum(x.ranks) if isinstance(x.rule, Constant) else 0 for x in layers]
+    own = [0 if isinstance(x.rule, Threshold | Table) else sum(x.ranks) for x in layers]
     return [max(n, common.get(x.component, 0)) for n, x in zip(own, layers, strict=True)]

@@ -4,16 +4,102 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from .errors import OverrideError, listed
+from .guidance import MAX_EVERY, Guidance, Through
 from .manifest import MAX_GATE, Manifest
 from .plan import Pattern, Scale, Threshold
+from .selection import MAX_TOKENS, Criterion, Scope, Selection
 
 SCALE = ("pattern", "alpha", "beta", "gamma")
+LIVE = ("criterion", "temperature", "scope", "tokens")
+WEIGHTS = ("w_clip_content", "w_clip_style", "w_dino_style")
+GUIDANCE = ("m", "every", "through", *WEIGHTS)
 STRENGTHS = ("content_strength", "style_strength")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a replay runs with: the manifest's values, and the overrides in their place."""
+
+    scale: Scale | None
+    selection: Selection | None
+    guidance: Guidance | None
+
+
+def settings(manifest: Manifest, overrides: Mapping[str, object], *, guided: bool) -> Settings:
+    """All values of a replay.
+
+    Args:
+        manifest: The bundle's.
+        overrides: By name.
+        guided: Whether the latents are guided, if the bundle knows by what.
+
+    Raises:
+        OverrideError: One is unknown, out of range, or the bundle has nothing that it could change.
+    """
+    given = {
+        names: {name: value for name, value in overrides.items() if name in names}
+        for names in (LIVE, GUIDANCE)
+    }
+    rest = {name: overrides[name] for name in overrides if name not in (*LIVE, *GUIDANCE)}
+    guidance = manifest.guidance if guided else None
+    return Settings(
+        scale_with(manifest, rest),
+        _selection_with(manifest, given[LIVE]),
+        _guidance_with(manifest, guidance, given[GUIDANCE]),
+    )
+
+
+def _selection_with(manifest: Manifest, given: Mapping[str, object]) -> Selection | None:
+    of = manifest.selection
+    if not given:
+        return of
+    if of is None or not manifest.live:
+        raise _nothing(manifest, given, "chooses nothing live")
+    found = replace(
+        of,
+        criterion=chosen("criterion", given.get("criterion", of.criterion), get_args(Criterion)),
+        temperature=number("temperature", given.get("temperature", of.temperature)),
+        scope=chosen("scope", given.get("scope", of.scope), get_args(Scope)),
+        tokens=_whole("tokens", given.get("tokens", of.tokens), 0, MAX_TOKENS),
+    )
+    if found.temperature <= 0:
+        raise _range("temperature", found.temperature, "a number above 0")
+    return found
+
+
+def _guidance_with(
+    manifest: Manifest, of: Guidance | None, given: Mapping[str, object]
+) -> Guidance | None:
+    if not given:
+        return of
+    if of is None:
+        raise _nothing(
+            manifest, given, "is replayed without guidance" if manifest.guidance else "has none"
+        )
+    first, second, third = (
+        _not_negative(name, given.get(name, weight))
+        for name, weight in zip(WEIGHTS, of.weights, strict=True)
+    )
+    return replace(
+        of,
+        m=_not_negative("m", given.get("m", of.m)),
+        every=_whole("every", given.get("every", of.every), 1, MAX_EVERY),
+        through=chosen("through", given.get("through", of.through), get_args(Through)),
+        weights=(first, second, third),
+    )
+
+
+def _nothing(manifest: Manifest, given: Mapping[str, object], why: str) -> OverrideError:
+    return OverrideError(
+        f"a bundle of the method {manifest.method} {why}, so this changes nothing",
+        where=next(iter(given)),
+        advice="Leave it away",
+    )
 
 
 def scale_with(manifest: Manifest, overrides: Mapping[str, object]) -> Scale | None:
@@ -56,6 +142,18 @@ def number(name: str, value: object) -> float:
     raise _range(name, value, "a finite number")
 
 
+def _not_negative(name: str, value: object) -> float:
+    if (found := number(name, value)) < 0:
+        raise _range(name, value, "a number that is not negative")
+    return found
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise _range(name, value, f"a whole number from {least} to {most}")
+    return value
+
+
 def strength(name: str, value: object) -> float:
     """A factor on a source, or an `OverrideError` that names it."""
     if abs(found := number(name, value)) > MAX_GATE:
@@ -81,7 +179,7 @@ def _range(name: str, value: object, must: str) -> OverrideError:
 
 
 def _unknown(name: str) -> OverrideError:
-    known = (*SCALE, *STRENGTHS)
+    known = (*SCALE, *LIVE, *GUIDANCE, *STRENGTHS)
     near = get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]}? " if near else ""
     return OverrideError(

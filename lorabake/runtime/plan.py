@@ -67,7 +67,12 @@ class Table:
     select: tuple[int, ...]
 
 
-Rule = Constant | Threshold | Table
+@dataclass(frozen=True)
+class Live:
+    """Content or style by the features of this very input, decided in each call (`Selection`)."""
+
+
+Rule = Constant | Threshold | Table | Live
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,12 @@ class Plan:
 
 
 def select(rule: Rule, scale: Scale | None, progress: Fraction) -> int | None:
-    """The source that a layer applies at this progress: 0 content, 1 style, None both.
+    """The source that a layer applies at this progress: 0 content, 1 style, None both or live.
 
     K-LoRA chooses content where S_c ≥ S_s·gamma·S(p) (eq. 10); ties are content.
     """
     match rule:
-        case Constant():
+        case Constant() | Live():
             return None
         case Table(bins):
             return bins[int(progress * len(bins))]
@@ -100,7 +105,9 @@ def select(rule: Rule, scale: Scale | None, progress: Fraction) -> int | None:
 
 
 def gates(rule: Rule, scale: Scale | None, progress: Fraction) -> tuple[float, ...]:
-    """The gate of each source at this progress, in stacking order."""
+    """The gate of each source at this progress, in stacking order; not of a `Live` rule."""
+    if isinstance(rule, Live):
+        raise ValueError("a live rule has no gates before its input is known")
     chosen = select(rule, scale, progress)
     if isinstance(rule, Constant):
         return rule.gates

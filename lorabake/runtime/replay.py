@@ -11,6 +11,7 @@ from typing import Any, Self, get_args
 import torch
 from torch import nn
 
+from .ballot import Ballot
 from .bundle import Bundle
 from .caller import scheduler_for
 from .changes import follow, state
@@ -21,11 +22,12 @@ from .fit import components, fit
 from .fused import Fused, Keep
 from .guard import Guard
 from .hooked import Hooked
+from .live import Voter
 from .manifest import DENOISERS
 from .modes import Mode, branch_ranks, reasons
-from .overrides import STRENGTHS, chosen, scale_with, strength
+from .overrides import STRENGTHS, Settings, chosen, settings, strength
 from .patch import Gates, Patch
-from .plan import Constant, Scale, gates
+from .plan import Constant, Live, gates
 from .report import Report, summary
 from .target import Target
 from .tick import Column, Tick
@@ -38,15 +40,18 @@ _MARK = "_lorabake_replay"
 class Replay:
     """An attached bundle: a context manager that detaches at its end. `Bundle.attach` makes it."""
 
-    def __init__(self, bundle: Bundle, pipe: Any, scale: Scale | None, strengths: Gates) -> None:  # noqa: ANN401 - anything may be a pipeline
+    def __init__(self, bundle: Bundle, pipe: Any, settings: Settings, strengths: Gates) -> None:  # noqa: ANN401 - anything may be a pipeline
         self._bundle, self._pipe = bundle, pipe
-        self._scale, self._strengths = scale, strengths
+        self._settings, self._strengths = settings, strengths
         self._layers = bundle.manifest.layers
         self._roots: dict[str, nn.Module] = {}
         self._targets: list[Target] = []
         self._patches: list[Patch] = []
         self._ticks: list[Tick] = []
         self._guards: list[Guard] = []
+        self._clocks: dict[str, Clock] = {}
+        self._ballots: dict[str, Ballot] = {}
+        self._guide: Guide | None = None
         self._modes: list[str] = []
         self._reasons: list[str] = []
         self._columns: dict[Column, Column] = {}
@@ -71,16 +76,19 @@ class Replay:
     def detach(self) -> None:
         """Put every weight back bit for bit and take every hook off; a second time does nothing."""
         lost = {patch.lost() for patch in self._patches if isinstance(patch, Fused)} - {""}
-        for hook in (*self._ticks, *self._guards):
+        if self._guide is not None:
+            self._guide.remove()
+        for hook in (*self._ticks, *self._guards, *self._ballots.values()):
             hook.remove()
+        hooked = self._hooked
         while self._patches:
             self._patches.pop().remove()
-        if Hooked.mode in self._modes:
+        if hooked:
             forget_graphs(self._pipe, self._roots)
         while self._roots:
             delattr(self._roots.popitem()[1], _MARK)
         # What is kept of base and LoRAs goes now, and not with the report.
-        for held in (self._ticks, self._guards, self._targets, self._columns):
+        for held in (self._ticks, self._guards, self._targets, self._columns, self._clocks):
             held.clear()
         self._pipe = None
         if lost:
@@ -93,6 +101,7 @@ class Replay:
     def report(self) -> Report:
         """What was applied where, up to now."""
         progress = sorted(set[Fraction]().union(*self._seen.values()))
+        decided = {name: ballot.decisions(progress) for name, ballot in self._ballots.items()}
         return {
             "bundle": str(self._bundle.path),
             "method": self._bundle.manifest.method,
@@ -102,22 +111,33 @@ class Replay:
                 "loras": sum(x.nbytes for patch in self._patches for x in patch.tensors()),
                 "kept": sum(x.nbytes for patch in self._patches for x in patch.kept()),
             },
+            "guidance": self._guide.report() if self._guide else [],
             "layers": [
                 {
                     "component": layer.component,
                     "module": layer.module,
                     "mode": self._modes[i],
                     "why": self._reasons[i],
-                    "gates": [
-                        list(self._gates(i, p))
-                        if p in self._seen.get(layer.component, progress)
-                        else None
-                        for p in progress
-                    ],
+                    "gates": [self._applied(i, p) for p in progress],
+                    "decisions": decided[layer.component][str(layer)]
+                    if isinstance(layer.rule, Live)
+                    else [],
                 }
                 for i, layer in enumerate(self._layers)
             ],
         }
+
+    def _applied(self, index: int, progress: Fraction) -> list[float] | None:
+        """A layer's gates at a progress, where they are known and it was seen."""
+        layer = self._layers[index]
+        seen = self._seen.get(layer.component)
+        if isinstance(layer.rule, Live) or (seen is not None and progress not in seen):
+            return None
+        return list(self._gates(index, progress))
+
+    @property
+    def _hooked(self) -> bool:
+        return any(isinstance(patch, Hooked) for patch in self._patches)
 
     def start(self, mode: Mode, keep: Keep) -> None:
         """Check that the bundle fits, then patch the layers and set the clocks going."""
@@ -127,11 +147,13 @@ class Replay:
         self._bundle.check_finite()
         self._hold(roots)
         otherwise = {name: _dtype(root) for name, root in roots.items()}
+        for name, root in roots.items():
+            self._count(name, root)
         for i, rank in enumerate(branch_ranks(self._layers)):
             self._patch(i, keep, rank, otherwise[self._layers[i].component])
         for name in roots:
             self._watch(name)
-        if Hooked.mode in self._modes:
+        if self._hooked:
             forget_graphs(self._pipe, roots)
 
     def _hold(self, roots: Mapping[str, nn.Module]) -> None:
@@ -150,16 +172,28 @@ class Replay:
             setattr(root, _MARK, True)
             self._roots[name] = root
 
+    def _count(self, name: str, root: nn.Module) -> None:
+        """Make a denoiser's clock, and its ballot if layers of it choose live."""
+        layers = [layer for layer in self._layers if layer.component == name]
+        if name not in DENOISERS or not layers:
+            return
+        self._clocks[name] = Clock(root, partial(scheduler_for, self._pipe, root))
+        if live := [str(layer) for layer in layers if isinstance(layer.rule, Live)]:
+            self._ballots[name] = Ballot(getattr(self._pipe, name), self._clocks[name], live)
+
     def _patch(self, index: int, keep: Keep, rank: int, otherwise: torch.dtype) -> None:
         layer, target = self._layers[index], self._targets[index]
         read = partial(self._bundle.factors, layer)
-        if self._reasons[index]:
-            dtype = compute_dtype(target.module, otherwise)
+        dtype = compute_dtype(target.module, otherwise)
+        if isinstance(layer.rule, Live) and self._settings.selection is not None:
+            ballot, how = self._ballots[layer.component], self._settings.selection
+            self._patches.append(Voter(target, read, layer.ranks, dtype, how, ballot, str(layer)))
+        elif self._reasons[index]:
             self._patches.append(Hooked(target, read, rank, dtype))
         else:
             self._patches.append(Fused(target, read, keep))
         self._modes.append(self._patches[-1].mode)
-        if isinstance(layer.rule, Constant):  # acts before the first call of a denoiser too
+        if isinstance(layer.rule, Constant | Live):  # acts before the first call of a denoiser too
             self._patches[-1].set(self._gates(index, Fraction(0)))
 
     def _watch(self, name: str) -> None:
@@ -167,15 +201,14 @@ class Replay:
         indices = [i for i, layer in enumerate(self._layers) if layer.component == name]
         patches = [self._patches[i] for i in indices]
         self._guards.append(Guard(patch.target for patch in patches if isinstance(patch, Fused)))
-        if name not in DENOISERS or not patches:
+        if name not in self._clocks:
             return
         # A layer that can be bypassed, if there is one, stands for all.
         sentinel = max((patch.target for patch in patches), key=lambda x: x.is_projection)
-        root = self._roots[name]
         self._ticks.append(
             Tick(
                 getattr(self._pipe, name),
-                Clock(root, partial(scheduler_for, self._pipe, root)),
+                self._clocks[name],
                 patches,
                 lru_cache(maxsize=4096)(partial(self._column, indices)),
                 partial(state, sentinel),
@@ -190,7 +223,9 @@ class Replay:
 
     def _gates(self, index: int, progress: Fraction) -> Gates:
         """Plan times strengths: a layer's gates at this progress."""
-        planned = gates(self._layers[index].rule, self._scale, progress)
+        if isinstance(rule := self._layers[index].rule, Live):
+            return self._strengths  # of whichever is chosen
+        planned = gates(rule, self._settings.scale, progress)
         return tuple(g * s for g, s in zip(planned, self._strengths, strict=True))
 
     def _column(self, indices: Sequence[int], progress: Fraction) -> Column:
@@ -212,12 +247,13 @@ def attach(
     keep: Keep,
     strengths: Mapping[str, float],
     overrides: Mapping[str, object],
+    guidance: bool = True,
 ) -> Replay:
     """Attach a bundle to a pipeline; see `Bundle.attach`, which is the public form."""
     chosen("mode", mode, get_args(Mode))
     chosen("keep", keep, get_args(Keep))
-    scale = scale_with(bundle.manifest, overrides)
-    replay = Replay(bundle, pipe, scale, tuple(strength(n, strengths[n]) for n in STRENGTHS))
+    values = settings(bundle.manifest, overrides, guided=guidance)
+    replay = Replay(bundle, pipe, values, tuple(strength(n, strengths[n]) for n in STRENGTHS))
     try:
         replay.start(mode, keep)
     except BaseException:

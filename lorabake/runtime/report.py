@@ -10,7 +10,10 @@ class Applied(TypedDict):
     """One layer.
 
     `why` says why it is not fused, and is empty if it is. `gates` has the (content, style) factors
-    for each of the report's progresses; None where this layer's denoiser was not called.
+    for each of the report's progresses; None where this layer's denoiser was not called, or where
+    it chooses live. `decisions` has for each progress what a layer chose live: a list for each
+    call of the denoiser, with 0 (content) or 1 (style) for each sample; None in the place of the
+    list where the layer was not computed. It is empty for other layers.
     """
 
     component: str
@@ -18,6 +21,7 @@ class Applied(TypedDict):
     mode: str
     why: str
     gates: list[list[float] | None]
+    decisions: list[list[list[int] | None]]
 
 
 class Memory(TypedDict):
@@ -27,14 +31,23 @@ class Memory(TypedDict):
     kept: int
 
 
+class Refined(TypedDict):
+    """One guided step: per sample R before it (eq. 19), and the gradient's L2 norm."""
+
+    progress: float
+    score: list[float]
+    gradient: list[float]
+
+
 class Report(TypedDict):
-    """What was applied where, as JSON; `progress` is ascending."""
+    """What was applied where, as JSON; `progress` is ascending, `guidance` in order of time."""
 
     bundle: str
     method: str
     pipeline: str
     progress: list[float]
     memory: Memory
+    guidance: list[Refined]
     layers: list[Applied]
 
 

@@ -150,6 +150,24 @@ def source(role: str) -> dict[str, Any]:
     }
 
 
+def all_live(component: str, root: nn.Module) -> list[Spec]:
+    """Layers as `one_of_each` has them, each choosing live where both sources are there."""
+    specs = one_of_each(component, root)
+    for i, spec in enumerate(specs):
+        if 0 not in spec.ranks:
+            spec.rule = {"gates": [1.0, 0.5]} if i % 11 == 4 else {"live": True}
+    return specs
+
+
+LIVE: dict[str, Any] = {
+    "format": "1.2",
+    "method": "dynamic",
+    "scale": None,
+    "live": {"criterion": "kl", "temperature": 1.0, "scope": "sample", "tokens": 0},
+}
+"""What a live bundle has beside its layers."""
+
+
 def gates(
     spec: Spec,
     position: int,

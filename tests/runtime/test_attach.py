@@ -174,7 +174,9 @@ def test_report(pipe: Any, tmp_path: Path) -> None:
         "mode": "fused",
         "why": "",
         "gates": [[1.0, 0.25]] * 4,
+        "decisions": [],
     }
+    assert report["guidance"] == []
     for layer, row in zip(bundle.manifest.layers, report["layers"], strict=True):
         if 0 not in layer.ranks and (choices := bundle.select(layer, 4))[0] is not None:
             assert row["gates"] == [[1.0, 0.0] if c == 0 else [0.0, 0.5] for c in choices]

@@ -8,10 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from lorabake.errors import BundleError
+from lorabake.runtime.guidance import Guidance, Reference
 from lorabake.runtime.manifest import Layer, Manifest, Source, dumps, loads
-from lorabake.runtime.plan import Constant, Scale, Table, Threshold
+from lorabake.runtime.plan import Constant, Live, Scale, Table, Threshold
+from lorabake.runtime.selection import Selection
 
 
 def source(role: str) -> Source:
@@ -144,13 +147,13 @@ def test_a_name_that_is_no_text_is_written_as_text() -> None:
 
 def test_versions() -> None:
     value = json.loads(dumps(MANIFEST))
-    with pytest.raises(BundleError, match=r"format 2.0 cannot be read.*1.1. Update lorabake"):
+    with pytest.raises(BundleError, match=r"format 2.0 cannot be read.*1.2. Update lorabake"):
         loads(json.dumps(value | {"format": "2.0"}))
     newer = copy.deepcopy(value) | {"format": "1.7", "novelty": {"x": 1}}
     newer["layers"][0]["novelty"] = 1
-    with pytest.warns(UserWarning, match="format 1.7, newer than 1.1"):
+    with pytest.warns(UserWarning, match="format 1.7, newer than 1.2"):
         assert loads(json.dumps(newer)) == replace(MANIFEST, format=(1, 7))
-    newer["layers"][1]["live"] = newer["layers"][1].pop("scores")
+    newer["layers"][1]["rule"] = newer["layers"][1].pop("scores")
     with pytest.warns(UserWarning, match="1.7"), pytest.raises(BundleError, match="exactly one of"):
         loads(json.dumps(newer))
     with warnings.catch_warnings():
@@ -186,3 +189,75 @@ def test_the_lowest_version_that_describes_the_layers() -> None:
 def test_a_wrong_manifest_is_not_written(change: dict[str, Any]) -> None:
     with pytest.raises(BundleError):
         dumps(replace(MANIFEST, **change))
+
+
+GUIDED = Guidance(
+    references=(
+        Reference((0.6, 0.8), (1.0,), "a <c>", 3),
+        Reference((-1.0, 1e-9), (1.0,), None, None),
+    ),
+    clip="some/clip", dino="some/dino", m=2, every=3, through="latents", weights=(1, 0.5, 0),
+)  # fmt: skip
+DYNAMIC = replace(
+    MANIFEST,
+    method="dynamic",
+    layers=(replace(MANIFEST.layers[1], rule=Live()), *MANIFEST.layers[2:3]),
+    scale=None,
+    format=(1, 2),
+    selection=Selection("js", 2, "batch", 256),
+    guidance=GUIDED,
+)
+
+
+def test_what_is_live_and_guided_comes_back() -> None:
+    text = dumps(DYNAMIC)
+    assert loads(text) == DYNAMIC
+    assert dumps(loads(text)) == text
+    value = json.loads(text)
+    assert value["format"] == "1.2"
+    assert value["layers"][0]["live"] is True
+    assert value["live"] == {
+        "criterion": "js", "temperature": 2.0, "scope": "batch", "tokens": 256
+    }  # fmt: skip
+    assert json.loads(dumps(replace(DYNAMIC, layers=MANIFEST.layers[2:3])))["format"] == "1.2"
+    single = replace(GUIDED.references[0], clip=(torch.tensor(1 / 3).item(),) * 2)
+    text = dumps(replace(DYNAMIC, guidance=replace(GUIDED, references=(single, single))))
+    assert "0.333333343," in text
+    kept = loads(text).guidance
+    assert kept is not None
+    assert torch.equal(torch.tensor(kept.references[0].clip), torch.tensor(single.clip))
+
+
+BROKEN_DYNAMIC: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "no live": (
+        edited("live"),
+        "live must be an object, because layers choose live|live is missing",
+    ),
+    "live false": (edited("layers", 0, "live", to=False), "live must be true"),
+    "criterion": (edited("live", "criterion", to="mse"), "criterion must be one of kl, js"),
+    "scope": (edited("live", "scope", to=1), "scope must be a string"),
+    "tokens": (edited("live", "tokens", to=-1), "tokens must be a whole number from 0"),
+    "temperature": (edited("live", "temperature", to=0), "temperature must be greater than 0"),
+    "one reference": (edited("guidance", "references", to=[{}]), "two references"),
+    "sizes": (edited("guidance", "references", 0, "clip", to=[1.0]), "clip embeddings of one size"),
+    "zeros": (edited("guidance", "references", 0, "dino", to=[0.0]), "not all 0"),
+    "empty": (edited("guidance", "references", 0, "dino", to=[]), "1 to 65536 numbers"),
+    "text": (edited("guidance", "references", 1, "clip", to=["a", 1]), "list of 2 numbers"),
+    "seed": (edited("guidance", "references", 0, "seed", to=-1), "seed must be a whole number"),
+    "no seed": (edited("guidance", "references", 0, "seed"), "seed is missing"),
+    "encoders": (edited("guidance", "encoders", "clip"), "encoders.clip is missing"),
+    "m": (edited("guidance", "m", to=-1.0), "m must be a number that is not negative"),
+    "every": (edited("guidance", "every", to=0), "every must be a whole number from 1"),
+    "through": (edited("guidance", "through", to="vae"), "through must be one of"),
+    "weights": (edited("guidance", "weights", to=[1, 1]), "list of 3 numbers"),
+    "weight": (edited("guidance", "weights", to=[1, 1, -1]), "not negative"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_DYNAMIC)
+def test_broken_live_and_guidance_are_refused(case: str) -> None:
+    edit, message = BROKEN_DYNAMIC[case]
+    value = json.loads(dumps(DYNAMIC))
+    edit(value)
+    with pytest.raises(BundleError, match=message):
+        loads(json.dumps(value))

@@ -1,0 +1,92 @@
+"""The ballot: what the live layers of a denoiser chose, call by call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .clock import Clock
+from .patch import Uncopyable
+
+UNUSED = -1
+"""The choice of a layer that was not computed."""
+
+
+class Ballot(Uncopyable):
+    """Hooks around a denoiser that tell its layers the number of samples, and keep their choices.
+
+    Args:
+        denoiser: What the pipeline calls, which may be a torch.compile wrapper.
+        clock: Tells the progress.
+        layers: Names of its live layers.
+
+    Attributes:
+        samples: In the call of the moment.
+        chosen: Choices in it, int8 `[layers, samples]`: 0 content, 1 style; layers write theirs.
+        calls: Progress and choices of all calls up to now.
+    """
+
+    def __init__(self, denoiser: nn.Module, clock: Clock, layers: Sequence[str]) -> None:
+        self.samples = 1
+        self.chosen = torch.full((len(layers), 1), UNUSED, dtype=torch.int8)
+        self.calls: list[tuple[Fraction, Tensor]] = []
+        self._clock, self._layers = clock, list(layers)
+        self._progress = Fraction(0)
+        self._handles = [
+            denoiser.register_forward_pre_hook(self._open, prepend=True, with_kwargs=True),  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType] - the decorator is typed loosely
+            denoiser.register_forward_hook(self._close),  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType] - likewise
+        ]
+
+    def row(self, layer: str) -> int:
+        """A layer's own in `chosen`."""
+        return self._layers.index(layer)
+
+    def decisions(self, progress: Sequence[Fraction]) -> dict[str, list[list[list[int] | None]]]:
+        """By layer and progress: what each call chose for each sample, as a report has it."""
+        calls = [(p, chosen.tolist()) for p, chosen in self.calls]
+        return {
+            layer: [
+                [None if UNUSED in rows[i] else rows[i] for p, rows in calls if p == now]
+                for now in progress
+            ]
+            for i, layer in enumerate(self._layers)
+        }
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    # Kept out of compiled graphs, which write into `chosen` in place.
+    @torch.compiler.disable
+    @torch.inference_mode(False)
+    def _open(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._progress = self._clock.progress(args, kwargs)
+        samples, device = _batch((*args, *kwargs.values()))
+        if samples != self.samples or device != self.chosen.device:
+            self.samples = samples
+            self.chosen = self.chosen.new_empty((len(self.chosen), samples), device=device)
+        self.chosen.fill_(UNUSED)
+
+    @torch.compiler.disable
+    @torch.inference_mode(False)
+    def _close(self, *_: object) -> None:
+        self.calls.append((self._progress, self.chosen.clone()))
+
+
+def _batch(values: Sequence[object]) -> tuple[int, torch.device]:
+    """How many samples a denoiser is given: rows of its first tensor, or length of a list."""
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim > 0:
+            return len(value), value.device
+        if isinstance(value, list | tuple) and (inside := list(_tensors(value))):
+            return len(value), inside[0].device
+    return 1, torch.device("cpu")
+
+
+def _tensors(values: Sequence[object]) -> Iterator[Tensor]:
+    return (value for value in values if isinstance(value, Tensor))
