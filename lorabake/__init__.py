@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bake import make
     from .bundle import load
+    from .pipelines.encoders import encoders
     from .report import Report
     from .runtime import Bundle, Replay
 
-__all__ = ["Bundle", "Replay", "Report", "load", "make"]
+__all__ = ["Bundle", "Replay", "Report", "encoders", "load", "make"]
 
 _HOMES = {
     "make": "bake", "Report": "report", "load": "bundle", "Bundle": "runtime", "Replay": "runtime",
+    "encoders": "pipelines.encoders",
 }  # fmt: skip
 
 

@@ -195,6 +195,8 @@ def _manifest(
         layers=tuple(layers),
         scale=fused.plan.scale,
         digest="0" * 64,
+        selection=fused.selection,
+        guidance=fused.guidance,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,50 +12,64 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from . import output
+from .applied import BOTH, shares
 from .errors import shortened
 from .parts import part
 from .runtime import Bundle
-from .runtime.plan import Constant
+from .runtime.plan import CONTENT, STYLE, Constant, Live
 
-_COLOURS = {"content": "#3b6fb6", "style": "#f2a33a", "both": "#d9d9d9"}
-_BOTH = 2
+_COLOURS = {
+    "content": "#3b6fb6", "style": "#f2a33a", "both": "#d9d9d9", "live": "#8d7bb8",
+    "unused": "#ffffff",
+}  # fmt: skip
 _OVERLAP = "overlap |m_c·m_s|"
 _CURVES = {"content m_c": "#3b6fb6", "style m_s": "#f2a33a", _OVERLAP: "#6b6b6b"}
 
 
 def plot(
-    bundle: Bundle, path: str | Path, *, steps: int = 50, force: bool = False
+    bundle: Bundle,
+    path: str | Path,
+    *,
+    steps: int = 50,
+    report: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> dict[str, float]:
     """Draw a bundle's plan as a PNG: steps go down, layers across in network order.
 
+    With a report of a replay it draws what was applied in that instead (figure 5 of arXiv
+    2602.15539): between the colours of content and style, as many samples and calls chose each.
     A bundle that selects nothing but has column coefficients shows these instead: per layer the
     mean of m_c, of m_s and of |m_c·m_s|, and where 10 to 90 % of m_c and of m_s lie.
 
     Args:
         bundle: Any bundle; what applies both LoRAs is grey.
         path: The PNG to write.
-        steps: Number of denoising steps, at least 1.
+        steps: Number of denoising steps, at least 1; a report has its own.
+        report: Of a replay of this bundle.
         force: Whether an existing file may be replaced.
 
     Returns:
-        Share of layer × step cells by `content`, `style` and `both`.
+        Share of layer × step cells by `content`, `style` and `both`; also by `live`, where it is
+        not known what would be chosen, and `unused`, where a layer was not computed, if there are
+        such cells.
 
     Raises:
         OutputError: The file exists already or cannot be written.
         BundleError: A column coefficient is 0 or not finite.
+        OverrideError: The report is of another bundle.
     """
     target = output.check(path, force=force, inputs=(Path(bundle.path),))
     layers = bundle.manifest.layers
-    columns = [bundle.select(layer, steps) for layer in layers]
-    cells = np.array([[_BOTH if c is None else c for c in column] for column in columns]).T
-    share = {name: float((cells == i).mean()) for i, name in enumerate(_COLOURS)}
+    cells = _planned(bundle, steps) if report is None else _told(shares(bundle, report))
+    found = {name: float(cells[..., i].mean()) for i, name in enumerate(_COLOURS)}
+    share = {k: v for k, v in found.items() if v or k not in ("live", "unused")}
     groups = [part(layer.component, layer.module) for layer in layers]
-    curves = _curves(bundle)
+    curves = _curves(bundle) if report is None else {}
     picture = io.BytesIO()
     # Texts come from the bundle: a $ in them must not start a formula.
     with rc_context({"text.parse_math": False}):
@@ -68,17 +82,39 @@ def plot(
     return share
 
 
+def _planned(bundle: Bundle, steps: int) -> np.ndarray:
+    """What is applied by plan, as weights of the colours: `[steps, layers, colours]`."""
+    names = {CONTENT: "content", STYLE: "style"}
+    columns = [
+        ["live"] * steps
+        if isinstance(layer.rule, Live)
+        else ["both" if c is None else names[c] for c in bundle.select(layer, steps)]
+        for layer in bundle.manifest.layers
+    ]
+    index = list(_COLOURS).index
+    return np.eye(len(_COLOURS))[np.array([[index(c) for c in column] for column in columns]).T]
+
+
+def _told(style: np.ndarray) -> np.ndarray:
+    """The same of what was applied, from shares of style as `applied.shares` has them."""
+    unused, both = np.isnan(style), style == BOTH
+    chosen = ~(unused | both)
+    part = np.where(chosen, style, 0.0)
+    weights = {"content": chosen - part, "style": part, "both": both, "unused": unused}
+    return np.stack([weights.get(name, 0.0 * part) for name in _COLOURS], -1).astype(float)
+
+
 def _draw(cells: np.ndarray, groups: Sequence[str], share: dict[str, float], method: str) -> Figure:
-    steps, width = cells.shape
+    steps, width, _ = cells.shape
     figure, axes = _frame(width)
     axes.imshow(
-        cells, cmap=ListedColormap(list(_COLOURS.values())), vmin=0, vmax=_BOTH,
+        cells @ np.array([to_rgb(colour) for colour in _COLOURS.values()]),
         aspect="auto", interpolation="nearest", extent=(0, width, steps, 0),
     )  # fmt: skip
     _label(figure, axes, groups, "white")
     axes.set_ylabel(f"step (of {steps})")
     axes.set_title(f"{method}: {share['style']:.0%} style", loc="left", fontsize=11)
-    used = [name for name in _COLOURS if share[name] > 0]
+    used = [name for name in share if share[name] > 0]
     _legend(figure, {f"{name} {share[name]:.0%}": _COLOURS[name] for name in used})
     return figure
 

@@ -52,9 +52,7 @@ class Recipe:
         """
         values = cast("dict[str, Any]", vars(self.params))
         return {
-            _public(field.name): Path(values[field.name]).name
-            if "path" in field.metadata
-            else values[field.name]
+            _public(field.name): _told(values[field.name], field.metadata)
             for field in fields(self.params)
         }
 
@@ -63,6 +61,13 @@ class Recipe:
         """Files and folders that the parameters name."""
         named = [field.name for field in fields(self.params) if "path" in field.metadata]
         return tuple(Path(value) for name in named if (value := getattr(self.params, name)))
+
+
+def _told(value: Any, metadata: Mapping[str, Any]) -> Any:  # noqa: ANN401 - as the method has
+    """A parameter as a bundle tells it; one that may be an id says itself what it is called."""
+    if "path" not in metadata:
+        return value
+    return metadata["recorded"](value) if "recorded" in metadata else Path(value).name
 
 
 def presets() -> tuple[tuple[str, str, str], ...]:

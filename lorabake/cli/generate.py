@@ -6,11 +6,15 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options
 from .bar import bar
+
+if TYPE_CHECKING:
+    from ..runtime.report import Report
 
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -53,6 +57,13 @@ def _text(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
 @click.option("--height", type=click.IntRange(8))
 @click.option("--content-strength", type=float, default=1.0, show_default=True)
 @click.option("--style-strength", type=float, default=1.0, show_default=True)
+@click.option(
+    "--guided/--no-guidance", "guided", default=True,
+    help="Whether a bundle with references guides the latents (default: it does).",
+)  # fmt: skip
+@click.option("--clip", metavar="DIR|ID", help="CLIP encoder (default: the one BUNDLE names).")
+@click.option("--dino", metavar="DIR|ID", help="DINO encoder (default: the one BUNDLE names).")
+@click.option("--report", metavar="JSON", help="Also write down what was applied where.")
 @options.device
 @options.force
 @options.quiet
@@ -72,6 +83,10 @@ def generate(
     height: int | None,
     content_strength: float,
     style_strength: float,
+    guided: bool,
+    clip: str | None,
+    dino: str | None,
+    report: str | None,
     device: str,
     force: bool,
     quiet: bool,
@@ -91,12 +106,16 @@ def generate(
         # Some pipelines take their own size for both then, in silence.
         raise click.UsageError("Give --width and --height together.", click.get_current_context())
     found = load(bundle)
-    target = outputs.check(output, force=force, inputs=(found.path, Path(base)))
+    inputs = (found.path, Path(base))
+    target = outputs.check(output, force=force, inputs=inputs)
+    written = outputs.check(report, force=force, inputs=(*inputs, target)) if report else None
+    told: list[Report] = []
     seeds = range(seed, seed + count)
     with bar(quiet=quiet) as progress:
         images = pipelines.generate(
             found, base, prompt, seeds=seeds, compare=compare, device=device_named(device),
             strengths=(content_strength, style_strength),
+            guidance=guided, clip=clip, dino=dino, told=told.append,
             progress=lambda *n: progress("rendering", *n),
             num_inference_steps=steps, guidance_scale=guidance, negative_prompt=negative_prompt,
             width=width, height=height,
@@ -106,6 +125,9 @@ def generate(
     page.save(picture, "PNG")
     with outputs.replacing(target) as file:
         file.write(picture.getvalue())
+    if written is not None:
+        with outputs.replacing(written) as file:
+            file.write(json.dumps(told[0]).encode())
     if as_json:
         click.echo(json.dumps({"output": output, "seeds": list(seeds), "columns": list(images)}))
     elif not quiet:

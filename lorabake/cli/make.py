@@ -21,7 +21,9 @@ from .bar import bar
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
     help="Change one parameter of the method; may be repeated.",
 )  # fmt: skip
-@click.option("--base", metavar="DIR|ID", help="Base model: checked, recorded, trained on.")
+@click.option(
+    "--base", metavar="DIR|ID", help="Base model: checked, recorded, painted and trained on."
+)
 @click.option("--content-strength", type=float, default=1.0, show_default=True)
 @click.option("--style-strength", type=float, default=1.0, show_default=True)
 @click.option(

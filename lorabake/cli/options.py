@@ -32,13 +32,15 @@ _TRAINED = (
     click.option("--content-prompt", metavar="TEXT", help="What the subject was trained with."),
     click.option("--style-prompt", metavar="TEXT", help="What the style was trained with."),
     click.option(
-        "--content-images", metavar="DIR",
-        help="Images of the subject (default: the LoRA paints its own).",
+        "--content-images", metavar="DIR|FILE",
+        help="Images of the subject, or one (default: the LoRA paints its own).",
     ),
     click.option(
-        "--style-images", metavar="DIR",
-        help="Images of the style (default: the LoRA paints its own).",
+        "--style-images", metavar="DIR|FILE",
+        help="Images of the style, or one (default: the LoRA paints its own).",
     ),
+    click.option("--clip", metavar="DIR|ID", help="CLIP image encoder of the guidance."),
+    click.option("--dino", metavar="DIR|ID", help="DINO image encoder of the guidance."),
     click.option("--updates", type=int, metavar="N", help="Gradient steps at most."),
     click.option("--lambda", "lambda_", type=float, metavar="X", help="Weight of the similarity."),
     click.option("--lr", type=float, metavar="X", help="Learning rate."),
@@ -48,5 +50,5 @@ _TRAINED = (
 
 
 def trained(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of methods that train; they set parameters of the method, but for `--resume`."""
+    """Options of methods that use the base model: parameters of the method, but for `--resume`."""
     return reduce(lambda decorated, option: option(decorated), reversed(_TRAINED), command)

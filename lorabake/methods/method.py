@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ..lora.pairs import Pair
+from ..runtime.guidance import Guidance
 from ..runtime.plan import Constant, Plan
+from ..runtime.selection import Selection
 
 Columns = tuple[Tensor, Tensor]
 """Coefficients of one layer, (m_c, m_s), `[in]` each, float32 on the CPU."""
@@ -59,6 +61,8 @@ class Fused:
         columns: Coefficients per pair, None where all are 1; None if no layer has any.
         warnings: What the user should know about the result, a sentence each.
         checkpoint: Unfinished work that is not needed any more once the bundle is written.
+        selection: How the plan's `Live` layers choose; None if there are none.
+        guidance: What guides the latents; None for nothing.
     """
 
     plan: Plan
@@ -67,6 +71,8 @@ class Fused:
     columns: tuple[Columns | None, ...] | None = None
     warnings: tuple[str, ...] = ()
     checkpoint: Path | None = None
+    selection: Selection | None = None
+    guidance: Guidance | None = None
 
 
 class Method(Protocol):

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,26 +60,16 @@ class TrainedParams:
         Raises:
             RecipeError: One is of the wrong type or out of range.
         """
+        check_references(self)
         store(
             self,
-            content_prompt=text("content_prompt", self.content_prompt),
-            style_prompt=text("style_prompt", self.style_prompt),
-            content_images=text("content_images", self.content_images),
-            style_images=text("style_images", self.style_images),
             references=whole("references", self.references, 1, 1000),
-            reference_steps=whole("reference_steps", self.reference_steps, 1, 1000),
-            reference_guidance=not_negative("reference_guidance", self.reference_guidance),
-            resolution=whole("resolution", self.resolution, 0, 8192),
-            seed=whole("seed", self.seed, 0, 2**31 - 1),
             batch=whole("batch", self.batch, 1, 256),
-            precision=one_of("precision", self.precision, _PRECISIONS),
         )
 
     def savings(self, device: torch.device) -> list[str]:
         """Settings with which less memory is needed than with these."""
-        full = "float32" if self.precision == "auto" and device.type == "cpu" else self.precision
-        options = {"precision=bfloat16": full == "float32", "batch=1": self.batch > 1}
-        return [setting for setting, helps in options.items() if helps]
+        return savings(self.precision, device) + ["batch=1"] * (self.batch > 1)
 
     def wanted(self, method: str) -> Wanted:
         """The same for training.
@@ -103,8 +94,39 @@ class TrainedParams:
             resolution=self.resolution or None,
             seed=self.seed,
             batch=self.batch,
-            precision=None if self.precision == "auto" else getattr(torch, self.precision),
+            precision=dtype_of(self.precision),
         )
+
+
+def check_references(params: Any) -> None:  # noqa: ANN401 - any method's parameters
+    """Check and store the parameters that say what a LoRA shows, and how.
+
+    Raises:
+        RecipeError: One is of the wrong type or out of range.
+    """
+    store(
+        params,
+        content_prompt=text("content_prompt", params.content_prompt),
+        style_prompt=text("style_prompt", params.style_prompt),
+        content_images=text("content_images", params.content_images),
+        style_images=text("style_images", params.style_images),
+        reference_steps=whole("reference_steps", params.reference_steps, 1, 1000),
+        reference_guidance=not_negative("reference_guidance", params.reference_guidance),
+        resolution=whole("resolution", params.resolution, 0, 8192),
+        seed=whole("seed", params.seed, 0, 2**31 - 1),
+        precision=one_of("precision", params.precision, _PRECISIONS),
+    )
+
+
+def dtype_of(precision: str) -> torch.dtype | None:
+    """The dtype of this name; None is left to the device."""
+    return None if precision == "auto" else getattr(torch, precision)
+
+
+def savings(precision: str, device: torch.device) -> list[str]:
+    """The setting of a precision that needs less memory than this one."""
+    full = precision == "float32" or (precision == "auto" and device.type == "cpu")
+    return ["precision=bfloat16"] if full else []
 
 
 def base_for(method: str, pairs: Sequence[Pair], context: Context) -> str | Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from ..runtime import Bundle
+from ..runtime import Bundle, Replay
 from ..runtime.overrides import STRENGTHS, strength
 from ..runtime.plan import Constant
+from ..runtime.report import Report
+from .embed import Encoder
+from .encoders import encoders
 from .load import load
 from .render import render
 
@@ -28,6 +31,10 @@ def generate(
     device: torch.device,
     dtype: torch.dtype | None = None,
     strengths: tuple[float, float] = (1.0, 1.0),
+    guidance: bool = True,
+    clip: str | Path | None = None,
+    dino: str | Path | None = None,
+    told: Callable[[Report], None] = lambda report: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,  # noqa: ANN401 - whatever the pipeline's call takes
 ) -> dict[str, list[Image]]:
@@ -42,6 +49,10 @@ def generate(
         device: Where to compute.
         dtype: Of the base model's weights; None is float32 on a CPU and bfloat16 elsewhere.
         strengths: Of content and style, on top of those in the bundle.
+        guidance: Whether the latents are guided, if the bundle has references for that.
+        clip: Folder or hub id of the CLIP encoder for it, instead of the one the bundle names.
+        dino: Likewise of the DINO encoder.
+        told: Called with the report of the bundle's own images.
         progress: Called as `progress(images done, images in all)`.
         options: Further arguments of the pipeline's call, for example `guidance_scale`.
 
@@ -50,22 +61,26 @@ def generate(
 
     Raises:
         BaseModelError: The base model cannot be loaded, or not be called with these options.
-        AttachError: The bundle does not fit it.
+        AttachError: The bundle does not fit it, or its latents cannot be guided there.
         OverrideError: A strength or the number of steps is out of range.
     """
     for name, value in zip(STRENGTHS, strengths, strict=True):
         strength(name, value)  # now, rather than after a large model is loaded
+    guided = guidance and bundle.manifest.guidance is not None
+    seeing = encoders(bundle, clip, dino, device=device) if guided else {}
     pipe = load(base, device=device, dtype=dtype)
     wanted = variants(bundle) if compare else {bundle.manifest.method: bundle}
     images: dict[str, list[Image]] = {}
     done, total = 0, len(wanted) * len(seeds)
     for label, variant in wanted.items():
         images[label] = []
-        with _attached(variant, pipe, strengths):
+        with _attached(variant, pipe, strengths, guidance, seeing) as replay:
             for seed in seeds:
                 images[label] += render(pipe, prompt, [seed], **options)
                 done += 1
                 progress(done, total)
+            if variant is bundle and replay is not None:
+                told(replay.report())
     return images
 
 
@@ -83,14 +98,20 @@ def variants(bundle: Bundle) -> dict[str, Bundle | None]:
 def gated(bundle: Bundle, gates: tuple[float, float]) -> Bundle:
     """The same factors under a plan that applies content and style with these gates throughout."""
     layers = tuple(replace(layer, rule=Constant(gates)) for layer in bundle.manifest.layers)
-    return replace(bundle, manifest=replace(bundle.manifest, layers=layers, scale=None))
+    plain = {"scale": None, "selection": None, "guidance": None}
+    return replace(bundle, manifest=replace(bundle.manifest, layers=layers, **plain))
 
 
 def _attached(
     bundle: Bundle | None,
     pipe: Any,  # noqa: ANN401 - any diffusers pipeline
     strengths: tuple[float, float],
-) -> contextlib.AbstractContextManager[object]:
+    guidance: bool,
+    seeing: Mapping[str, Encoder],
+) -> contextlib.AbstractContextManager[Replay | None]:
     if bundle is None:
         return contextlib.nullcontext()
-    return bundle.attach(pipe, content_strength=strengths[0], style_strength=strengths[1])
+    return bundle.attach(
+        pipe, content_strength=strengths[0], style_strength=strengths[1],
+        guidance=guidance, encoders=seeing,
+    )  # fmt: skip

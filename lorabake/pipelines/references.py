@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ def sample(
     guidance: float | None,
     seed: int,
     progress: Callable[[], None] = lambda: None,
+    output: Literal["latent", "pt"] = "latent",
 ) -> Tensor:
     """Latents of `count` images that the pipeline paints of a prompt, as its denoiser sees them.
 
@@ -35,9 +36,10 @@ def sample(
         guidance: Classifier-free guidance; None is the pipeline's own.
         seed: Of the first image; the next has the next one.
         progress: Called after each image.
+        output: `pt` for the images themselves instead of their latents.
 
     Returns:
-        Float32 on the CPU, `[count, …]`.
+        Float32 on the CPU, `[count, …]`; images are `[count, 3, pixels, pixels]` in [0, 1].
 
     Raises:
         BaseModelError: The pipeline cannot be called like this, or paints NaN.
@@ -57,7 +59,7 @@ def sample(
             generator = torch.Generator("cpu").manual_seed(seed + i)
             images = pipe(
                 prompt, height=pixels, width=pixels, num_inference_steps=steps,
-                generator=generator, output_type="latent", **options,
+                generator=generator, output_type=output, **options,
             ).images  # fmt: skip
             found.append(images.float().cpu())
             progress()

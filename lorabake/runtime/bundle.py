@@ -18,9 +18,12 @@ from .overrides import scale_with
 from .plan import CONTENT, STYLE, Constant, Live, select, steps_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .fused import Keep
     from .modes import Mode
     from .replay import Replay
+    from .score import Encoder
 
 _AGAIN = "The file is damaged or was changed by another tool; make the bundle again"
 
@@ -187,6 +190,9 @@ class Bundle:
         content_strength: float = 1.0,
         style_strength: float = 1.0,
         keep: Keep = "device",
+        guidance: bool = True,
+        encoders: Mapping[str, Encoder] | None = None,
+        decoder: Any = None,  # noqa: ANN401 - anything like a VAE of diffusers
         **overrides: float | str,
     ) -> Replay:
         """Replay the plan in a pipeline until `detach()` or the end of a `with` block.
@@ -195,23 +201,33 @@ class Bundle:
             pipe: Anything with a `unet` or `transformer` and a `scheduler`.
             mode: `fused` computes W0 + ΔW in place when the selection changes, `hooks` leaves the
                 weights alone and adds the selected branch, `auto` takes fused where that is exact
-                (the replay's `report()` says where not, and why).
+                (the replay's `report()` says where not, and why). What is to be chosen live is so
+                in any of them but `fused`; `live` insists that something is.
             content_strength: Factor on the content LoRA; the selection stays as it is.
             style_strength: Factor on the style LoRA; the selection stays as it is.
             keep: Where `fused` keeps the original weights: on their device, or on the `cpu`
                 (pinned) where its memory is short.
-            **overrides: alpha, beta, gamma or pattern instead of the bundle's.
+            guidance: Whether the latents are guided, if the bundle has references for that.
+            encoders: The image encoders that it is guided by: `clip` and `dino`, each from images
+                `[n, 3, height, width]` in [0, 1] to embeddings `[n, d]`.
+            decoder: Decodes x̂_0 for them in the place of the pipeline's VAE: a tiny autoencoder,
+                for example.
+            **overrides: Values instead of the bundle's: alpha, beta, gamma, pattern (K-LoRA);
+                criterion, temperature, scope, tokens (live); m, every, through, w_clip_content,
+                w_clip_style, w_dino_style (guidance).
 
         Raises:
-            AttachError: The bundle does not fit the pipeline, or one is attached already; the
-                pipeline is as it was.
+            AttachError: The bundle does not fit the pipeline, an encoder is missing or not the
+                bundle's, or one is attached already; the pipeline is as it was.
             BundleError: A tensor is not finite; likewise.
             OverrideError: A value is unknown or out of range.
         """
         from .replay import attach
+        from .seeing import Seeing
 
         strengths = {"content_strength": content_strength, "style_strength": style_strength}
-        return attach(self, pipe, mode, keep, strengths, overrides)
+        seeing = Seeing(encoders or {}, decoder) if guidance else None
+        return attach(self, pipe, mode, keep, strengths, overrides, seeing)
 
 
 def read(path: str | PathLike[str], *, verify: bool = False) -> Bundle:

@@ -10,7 +10,7 @@ from torch import nn
 from .manifest import DENOISERS
 
 
-def uncompiled(module: object) -> object:
+def uncompiled(module: Any) -> Any:  # noqa: ANN401 - anything may stand where a module should
     """A module out of its torch.compile wrapper, anything else as it is."""
     return getattr(module, "_orig_mod", module)
 

@@ -13,14 +13,15 @@ from torch import nn
 
 from .ballot import Ballot
 from .bundle import Bundle
-from .caller import scheduler_for
+from .caller import scheduler_for, uncompiled
 from .changes import follow, state
 from .clock import Clock
 from .compiled import forget_graphs
 from .errors import AttachError, listed
-from .fit import components, fit
+from .fit import components, denoisers, fit
 from .fused import Fused, Keep
 from .guard import Guard
+from .guide import Guide
 from .hooked import Hooked
 from .live import Voter
 from .manifest import DENOISERS
@@ -29,6 +30,7 @@ from .overrides import STRENGTHS, Settings, chosen, settings, strength
 from .patch import Gates, Patch
 from .plan import Constant, Live, gates
 from .report import Report, summary
+from .seeing import Seeing
 from .target import Target
 from .tick import Column, Tick
 from .weights import compute_dtype
@@ -139,7 +141,7 @@ class Replay:
     def _hooked(self) -> bool:
         return any(isinstance(patch, Hooked) for patch in self._patches)
 
-    def start(self, mode: Mode, keep: Keep) -> None:
+    def start(self, mode: Mode, keep: Keep, seeing: Seeing) -> None:
         """Check that the bundle fits, then patch the layers and set the clocks going."""
         roots = components(self._bundle, self._pipe)
         self._targets = fit(self._bundle, self._pipe, roots)
@@ -155,6 +157,12 @@ class Replay:
             self._watch(name)
         if self._hooked:
             forget_graphs(self._pipe, roots)
+        if self._settings.guidance is not None:
+            self._guide = Guide(
+                self._pipe,
+                {name: uncompiled(getattr(self._pipe, name)) for name in denoisers(self._pipe)},
+                self._settings.guidance, seeing.encoders, seeing.decoder, str(self._bundle.path),
+            )  # fmt: skip
 
     def _hold(self, roots: Mapping[str, nn.Module]) -> None:
         """Mark the components as taken.
@@ -247,15 +255,15 @@ def attach(
     keep: Keep,
     strengths: Mapping[str, float],
     overrides: Mapping[str, object],
-    guidance: bool = True,
+    seeing: Seeing | None,
 ) -> Replay:
     """Attach a bundle to a pipeline; see `Bundle.attach`, which is the public form."""
     chosen("mode", mode, get_args(Mode))
     chosen("keep", keep, get_args(Keep))
-    values = settings(bundle.manifest, overrides, guided=guidance)
+    values = settings(bundle.manifest, overrides, guided=seeing is not None)
     replay = Replay(bundle, pipe, values, tuple(strength(n, strengths[n]) for n in STRENGTHS))
     try:
-        replay.start(mode, keep)
+        replay.start(mode, keep, seeing or Seeing())
     except BaseException:
         replay.detach()
         raise

@@ -114,14 +114,8 @@ def prepare(
     for folder in wanted.images if cached is None else ():
         if folder is not None:  # what is wrong is told before a large model is loaded
             pictures.read(folder, wanted.resolution or 1)
-    tell("loading the base model", 0, 1)
-    pipe = pipelines.load(base, device=device, dtype=wanted.precision)
+    pipe, branches = loaded(pairs, base, wanted.precision, device, tell)
     model = denoiser(pipe)
-    branches = Branches(pipe, pairs, next(model.parameters()).dtype)
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.requires_grad_(False).eval()
-    tell("loading the base model", 1, 1)
     pixels, noise = size(pipe, wanted.resolution), noising(pipe.scheduler)
     teachers, students = _conditions(pipe, branches, pairs, wanted.prompts, pixels)
     references = cached or _references(pipe, branches, wanted, pixels, tell)
@@ -141,6 +135,29 @@ def prepare(
         tuple(str(pairs[i].name) for i in trained),
         device,
     )  # fmt: skip
+
+
+def loaded(
+    pairs: Sequence[Pair],
+    base: str | Path,
+    precision: torch.dtype | None,
+    device: torch.device,
+    tell: Tell,
+) -> tuple[Any, Branches]:
+    """The base model, frozen, and both LoRAs beside its layers; nothing of them acts yet.
+
+    Raises:
+        BaseModelError: The base model cannot be loaded.
+        PairError: It lacks some of the layers.
+    """
+    tell("loading the base model", 0, 1)
+    pipe = pipelines.load(base, device=device, dtype=precision)
+    branches = Branches(pipe, pairs, next(denoiser(pipe).parameters()).dtype)
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval()
+    tell("loading the base model", 1, 1)
+    return pipe, branches
 
 
 def _conditions(

@@ -12,7 +12,7 @@ from lorabake.errors import RecipeError
 
 
 def test_all_methods_are_found() -> None:
-    wanted = ("direct", "fixed", "klora", "random", "ziplora", "ziplora-layerwise")
+    wanted = ("direct", "dynamic", "fixed", "klora", "random", "ziplora", "ziplora-layerwise")
     assert methods.names() == wanted
     for name in methods.names():
         method = methods.get(name)
@@ -30,7 +30,7 @@ def test_a_method_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("klro", "Did you mean 'klora'?"), ("zzz", "Choose from direct, fixed, klora, random")],
+    [("klro", "Did you mean 'klora'?"), ("zzz", "Choose from direct, dynamic, fixed, klora")],
 )
 def test_an_unknown_method_is_told_with_the_nearest(name: str, advice: str) -> None:
     with pytest.raises(RecipeError) as caught:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from lorabake.errors import BaseModelError, ImageError
-from lorabake.pipelines.pictures import read
+from lorabake.pipelines.pictures import each, read
 from lorabake.pipelines.references import encode
 
 from ..runtime import pipes
@@ -133,12 +134,37 @@ def test_grey_of_8_and_of_16_bits_look_alike(tmp_path: Path) -> None:
     assert torch.equal(found[0], found[1])
 
 
+def test_one_image_is_a_folder_of_one(tmp_path: Path) -> None:
+    path = save(tmp_path, "a.png", noise(12, 20))
+    assert torch.equal(read(path, 8), read(tmp_path, 8))
+
+
+def test_each_image_as_it_is(tmp_path: Path) -> None:
+    """Every grey value, in the image's own size; transparent pixels are white."""
+    pixels = [noise(5, 7), noise(6, 4, 4)]
+    pixels[1][..., 3] = 0
+    for name, values in zip("ab", pixels, strict=True):
+        save(tmp_path, f"{name}.png", values)
+    seen: list[Tensor] = []
+    assert each(tmp_path, lambda image: (seen.append(image), len(seen))[1]) == [1, 2]
+    torch.testing.assert_close(seen[0].permute(1, 2, 0) * 255, torch.tensor(pixels[0]).float())
+    assert torch.equal(seen[1], torch.ones(3, 6, 4))
+    each(str(tmp_path / "b.png"), seen.append)
+    assert torch.equal(seen[2], seen[1])
+
+
 def nowhere(folder: Path) -> Path:
     return folder / "none"
 
 
-def a_file(folder: Path) -> Path:
-    return save(folder, "a.png", noise(8, 8))
+def a_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "a.png")
+    return folder / "a.png"
+
+
+def text(folder: Path) -> Path:
+    (folder / "a.txt").write_text("a cat")
+    return folder / "a.txt"
 
 
 def empty(folder: Path) -> Path:
@@ -170,8 +196,9 @@ def small(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("prepare", "says"),
     [
-        (nowhere, "no such folder. Name a folder"),
-        (a_file, "is not a folder. Name a folder"),
+        (nowhere, "no such folder or image. Name a folder"),
+        (a_pipe, "is neither a folder nor a file. Name a folder"),
+        (text, r"cannot be used: a.txt \(unreadable: not an image.*\). Replace or remove it"),
         (empty, "has no images. Name a folder"),
         (no_image, r"1 of its 1 images cannot be used: a.png \(unreadable: not an image"),
         (truncated, r"a.png \(unreadable: .*truncated"),

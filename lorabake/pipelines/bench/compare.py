@@ -17,7 +17,7 @@ from .machine import machine
 from .measure import Measure, Samples
 from .memory import settled
 from .result import Result, Row
-from .ways import WAYS, Way
+from .ways import LIVE, WAYS, Way
 
 
 def compare(
@@ -28,7 +28,7 @@ def compare(
     steps: Sequence[int] = (25, 50),
     repeats: int = 3,
     compiled: bool = False,
-    ways: Sequence[Way] = WAYS,
+    ways: Sequence[Way] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Result:
     """Measure the ways to apply a bundle's LoRAs; the pipeline is as it was afterwards.
@@ -41,7 +41,8 @@ def compare(
         repeats: Rounds; each way paints one image of each number of steps in each.
         compiled: Whether to put the denoiser under torch.compile. Then each way paints all of its
             images in a row, because the next way needs other graphs.
-        ways: The rows of the table; without the floor there are no ratios.
+        ways: The rows of the table; without the floor there are no ratios. By default those that
+            the bundle can be replayed in.
         progress: Called as `progress(measurements done, measurements in all)`.
 
     Raises:
@@ -51,10 +52,13 @@ def compare(
     for name, values in (("steps", tuple(steps)), ("repeats", (repeats,))):
         if not values or any(value < 1 for value in values):
             raise OverrideError("give whole numbers above 0", where=name)
+    ways = ways or (LIVE if bundle.manifest.live else WAYS)
     rounds, in_a_row = (1, repeats) if compiled else (repeats, 1)
     samples = {way.key: Samples() for way in ways}
     with torch.no_grad(), settled():
-        with bundle.attach(pipe) as replay:  # also refuses a bundle that does not fit
+        with bundle.attach(
+            pipe, guidance=False
+        ) as replay:  # also refuses a bundle that does not fit
             size, held = draw(min(steps)), replay.report()["memory"]
         where = device(bundle, pipe)
         with _graphs(pipe, list(roots(bundle, pipe)) if compiled else []):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...runtime import Bundle
+from ...runtime.modes import Mode
 from ...runtime.plan import CONTENT, STYLE
 from .layers import dense
 from .peft import adapters
@@ -63,12 +64,28 @@ def floor(bundle: Bundle, pipe: Any) -> Generator[None]:  # noqa: ANN401 - any p
             weight.copy_(original)
 
 
-WAYS = (
+def attached(
+    mode: Mode, **overrides: int
+) -> Callable[[Bundle, Any], AbstractContextManager[object]]:
+    """Replay, without guidance: what that costs depends on its encoders, not on the LoRAs."""
+    return lambda bundle, pipe: bundle.attach(pipe, mode, guidance=False, **overrides)
+
+
+_OTHERS = (
     Way("base", "base model alone", lambda bundle, pipe: contextlib.nullcontext()),
     Way("floor", "one LoRA, fused (the floor)", floor, staged=True),
     Way("peft_one", "PEFT, one adapter", lambda b, pipe: adapters(b, pipe, (CONTENT,))),
     Way("peft_two", "PEFT, two adapters", lambda b, pipe: adapters(b, pipe, (CONTENT, STYLE))),
-    Way("fused", "lorabake, fused", lambda b, pipe: b.attach(pipe, "fused"), switches=True),
-    Way("hooks", "lorabake, hooks", lambda b, pipe: b.attach(pipe, "hooks"), switches=True),
+)
+WAYS = (
+    *_OTHERS,
+    Way("fused", "lorabake, fused", attached("fused"), switches=True),
+    Way("hooks", "lorabake, hooks", attached("hooks"), switches=True),
     Way("recomputed", "K-LoRA in every layer call", recomputed),
 )
+LIVE = (
+    *_OTHERS,
+    Way("live", "lorabake, live", attached("live"), switches=True),
+    Way("live_256", "lorabake, live, 256 tokens", attached("live", tokens=256), switches=True),
+)
+"""For bundles that choose live."""
