@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..runtime import Bundle
-from ..runtime.plan import Threshold
+from ..runtime.guidance import Guidance
+from ..runtime.plan import Live, Threshold
 
 
 def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
             "style_rank": layer.ranks[1],
             "content_score": scores[0],
             "style_score": scores[1],
+            "live": isinstance(layer.rule, Live),
             "coefficients": _means(coefficients.get(str(layer))),
         }
         if steps is not None:
@@ -53,9 +55,26 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
             }
             for source in manifest.sources
         ],
+        "live": manifest.selection and vars(manifest.selection),
+        "guidance": manifest.guidance and _guidance(manifest.guidance),
         "gamma": manifest.scale.gamma if manifest.scale is not None else None,
         "digest": manifest.digest,
         "layers": layers,
+    }
+
+
+def _guidance(of: Guidance) -> dict[str, Any]:
+    """All but the embeddings themselves, of which the sizes are told."""
+    return {
+        "encoders": {"clip": of.clip, "dino": of.dino},
+        "m": of.m,
+        "every": of.every,
+        "through": of.through,
+        "weights": list(of.weights),
+        "references": [
+            {"prompt": x.prompt, "seed": x.seed, "clip": len(x.clip), "dino": len(x.dino)}
+            for x in of.references
+        ],
     }
 
 

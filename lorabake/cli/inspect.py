@@ -19,7 +19,7 @@ def inspect(bundle: str, steps: int | None, as_json: bool) -> None:
     """Show where a bundle comes from and what its plan does.
 
     BUNDLE is a file, or an id on the Hugging Face hub. With --steps, --json also tells what each
-    layer applies at each step: 0 content, 1 style, null both.
+    layer applies at each step: 0 content, 1 style, null both or chosen live.
     """
     from ..bundle import describe, load
 
@@ -39,6 +39,8 @@ def _page(found: dict[str, Any], steps: int) -> list[str]:
     ]
     if found["gamma"] is not None:
         lines.append(f"gamma    {found['gamma']:.4g}")
+    if found["guidance"] is not None:
+        lines.append(_guidance(found["guidance"]))
     # Names and words are a stranger's: no control characters for the terminal.
     plain = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
     return [*plain, "", *_table(found["layers"], steps)]
@@ -53,6 +55,12 @@ def _source(source: dict[str, Any]) -> str:
     return f"{source['role']:<8} {', '.join(facts)}"
 
 
+def _guidance(found: dict[str, Any]) -> str:
+    encoders = " and ".join(found["encoders"].values())
+    painted = [f'"{x["prompt"]}"' if x["prompt"] else "given images" for x in found["references"]]
+    return f"guidance m {found['m']:g} by {encoders}, references: {', '.join(painted)}"
+
+
 def _table(layers: list[dict[str, Any]], steps: int) -> list[str]:
     """Per part of the network: layers, ranks, and what is applied."""
     from ..parts import part
@@ -62,21 +70,24 @@ def _table(layers: list[dict[str, Any]], steps: int) -> list[str]:
         groups[part(layer["component"], layer["module"])].append(layer)
     weighted = any(layer["coefficients"] for layer in layers)
     head = "" if weighted else f"over {steps} steps"
+    live = any(layer["live"] for layer in layers)
     what = "     m_c     m_s  overlap" if weighted else " content   style    both"
+    what += "    live" * live
     lines = [f"{head:<14} layers  ranks (content + style)  {what}"]
     for name, members in [*groups.items(), ("all", layers)]:
         ranks = " + ".join(
             _span([m[key] for m in members]) for key in ("content_rank", "style_rank")
         )
-        cells = _means(members) if weighted else _shares(members)
+        cells = _means(members) if weighted else _shares(members, live=live)
         lines.append(f"{name:<14} {len(members):>6}  {ranks:<23}  {cells}")
     return lines
 
 
-def _shares(members: list[dict[str, Any]]) -> str:
+def _shares(members: list[dict[str, Any]], *, live: bool) -> str:
     """What is applied over all steps."""
-    count = Counter(choice for m in members for choice in m["select"])
-    return "".join(f"{count[c] / count.total():>8.0%}" for c in (0, 1, None))
+    count = Counter("live" if m["live"] else choice for m in members for choice in m["select"])
+    shown = (0, 1, None, "live") if live else (0, 1, None)
+    return "".join(f"{count[c] / count.total():>8.0%}" for c in shown)
 
 
 def _means(members: list[dict[str, Any]]) -> str:
