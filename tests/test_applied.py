@@ -18,7 +18,7 @@ from lorabake.runtime import Bundle
 
 from .oracle import write_lora
 
-NAMES = [f"mid_block.attentions.0.transformer_blocks.0.attn1.to_{p}" for p in "qkv"]
+NAMES = [f"mid_block.attentions.0.transformer_blocks.0.attn1.to_{p}" for p in "kqv"]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_run_is_drawn_between_the_two_colours(bundle: Bundle, tmp_path: Path) 
     assert share == pytest.approx(wanted)
     with Image.open(tmp_path / "run.png") as file:
         pixels = np.asarray(file.convert("RGB")).astype(int)
-    halfway = (np.array((59, 111, 182)) + (242, 163, 58)) / 2
+    halfway = np.array([(59, 111, 182), (242, 163, 58)]).mean(0)
     assert (abs(pixels - halfway).max(-1) <= 1).mean() > 0.05
     share = plots.plot(bundle, tmp_path / "plan.png")
     assert share == pytest.approx({"content": 0, "style": 0, "both": 1 / 3, "live": 2 / 3})
