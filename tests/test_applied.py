@@ -62,7 +62,7 @@ def test_a_run_is_drawn_between_the_two_colours(bundle: Bundle, tmp_path: Path) 
     halfway = np.array([(59, 111, 182), (242, 163, 58)]).mean(0)
     assert (abs(pixels - halfway).max(-1) <= 1).mean() > 0.05
     share = plots.plot(bundle, tmp_path / "plan.png")
-    assert share == pytest.approx({"content": 0, "style": 0, "both": 1 / 3, "live": 2 / 3})
+    assert share == pytest.approx({"content": 1 / 3, "style": 0, "both": 0, "live": 2 / 3})
 
 
 def test_reports_of_others_are_refused(bundle: Bundle, tmp_path: Path) -> None:
