@@ -15,6 +15,7 @@ from .inspect import inspect
 from .make import make
 from .plot import plot
 from .presets import presets
+from .record import record
 from .verify import verify
 
 
@@ -24,7 +25,7 @@ def cli() -> None:
     """Bake a content LoRA and a style LoRA into one file that carries its own fusion plan."""
 
 
-for command in (make, inspect, plot, generate, bench, verify, presets, demo):
+for command in (make, inspect, plot, generate, record, bench, verify, presets, demo):
     cli.add_command(command)
 
 

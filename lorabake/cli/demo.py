@@ -31,5 +31,5 @@ def demo(output: str | None, seeds: int, force: bool, quiet: bool, as_json: bool
     if as_json:
         click.echo(json.dumps(result.to_json()))
     elif not quiet:
-        paths = (result.bundle, *result.zipped, result.plan, result.comparison)
+        paths = (result.bundle, *result.others, result.plan, result.comparison)
         click.echo("\n".join([str(result), "", *paths]))

@@ -108,7 +108,9 @@ def generate(
     found = load(bundle)
     inputs = (found.path, Path(base))
     target = outputs.check(output, force=force, inputs=inputs)
-    written = outputs.check(report, force=force, inputs=(*inputs, target)) if report else None
+    written = outputs.check(report, force=force, inputs=inputs) if report else None
+    if written == target:
+        raise click.UsageError("Give --report another file.", click.get_current_context())
     told: list[Report] = []
     seeds = range(seed, seed + count)
     with bar(quiet=quiet) as progress:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,27 @@ from PIL.Image import Image
 from .. import output as files
 from ..bake import make
 from ..bundle import load
+from ..pipelines.encoders import encoders
 from ..pipelines.generate import variants
 from ..pipelines.load import load as load_pipeline
 from ..pipelines.quiet import quiet
 from ..pipelines.sheet import sheet
 from ..plots import plot
 from ..report import Report
+from ..runtime import Bundle
 from .scorer import score
 
 HERE = Path(__file__).parent
 SUBJECT, STYLE = "tikku", "glass"
-ZIPPED = ("ziplora", "ziplora-layerwise")
+MODEL = HERE / "model"
+CLIP, DINO = HERE / "encoders" / "clip", HERE / "encoders" / "dino"
+"""The toy world's own encoders, which stand for the real ones."""
+OTHERS: dict[str, dict[str, Any]] = {
+    "ziplora": {},
+    "ziplora-layerwise": {},
+    "dynamic": {"clip": str(CLIP), "dino": str(DINO)},
+}
+"""Methods that use the base model, with their parameters beside prompts and guidance."""
 STEPS, GUIDANCE, SHOWN, FIRST_SEED = 25, 3.0, 4, 100
 Progress = Callable[[str, int, int], None]
 
@@ -61,7 +71,7 @@ class ShowcaseResult:
         rows: The scores, in the order of the comparison.
         report: Of baking the bundle, its checks among it.
         bundle: Path of K-LoRA's bundle.
-        zipped: Paths of ZipLoRA's bundles, trained and layerwise.
+        others: Paths of the bundles of the other methods, in the order of their rows.
         plan: Path of the picture of its plan.
         comparison: Path of the labelled pictures.
     """
@@ -71,7 +81,7 @@ class ShowcaseResult:
     rows: tuple[Row, ...]
     report: Report
     bundle: str
-    zipped: tuple[str, ...]
+    others: tuple[str, ...]
     plan: str
     comparison: str
 
@@ -86,7 +96,8 @@ class ShowcaseResult:
             for row in self.rows
         ]
         note = f'mean ± standard error over {self.seeds} seeds of "{self.prompt}", 0 to 1'
-        return "\n".join([str(self.report), "", head, *lines, note])
+        guides = "dynamic is guided by two small encoders of the toy world, not by CLIP and DINO"
+        return "\n".join([str(self.report), "", head, *lines, note, guides])
 
 
 def run(
@@ -112,49 +123,60 @@ def run(
         OutputError: One of the files exists already or cannot be written.
     """
     files.folder(output)
-    model = HERE / "model"
-    names = ["bundle.safetensors", *(f"{method}.safetensors" for method in ZIPPED)]
+    first, *others = (output / f"{name}.safetensors" for name in ("bundle", *OTHERS))
     plan, comparison = output / "plan.png", output / "comparison.png"
-    bundles = [output / name for name in names]
-    *_, page = [files.check(path, force=force) for path in (*bundles, plan, comparison)]
+    *_, page = [files.check(path, force=force) for path in (first, *others, plan, comparison)]
     content, look = (HERE / "loras" / f"{name}.safetensors" for name in (subject, style))
 
     def bake(path: Path, **given: Any) -> Report:  # noqa: ANN401 - a method's parameters
-        return make(content, look, path, base=model, force=force, progress=progress, **given)
+        return make(content, look, path, base=MODEL, force=force, progress=progress, **given)
 
-    report = bake(bundles[0])
-    own = own_prompts(subject, style)
-    for method, path in zip(ZIPPED, bundles[1:], strict=True):
-        bake(
-            path, method=method, content_prompt=own[0], style_prompt=own[1],
-            reference_guidance=GUIDANCE,
-        )  # fmt: skip
-    bundle = load(bundles[0])
-    plot(bundle, plan, steps=STEPS, force=force)
+    report = bake(first)
+    prompts = dict(
+        zip(("content_prompt", "style_prompt"), own_prompts(subject, style), strict=True)
+    )
+    for method, path in zip(OTHERS, others, strict=True):
+        bake(path, method=method, reference_guidance=GUIDANCE, **prompts, **OTHERS[method])
+    plot(load(first), plan, steps=STEPS, force=force)
 
-    pipe = load_pipeline(model, device=torch.device("cpu"))
+    wanted = variants(load(first)) | dict(zip(OTHERS, map(load, others), strict=True))
     prompt = picture_prompt(subject, style)
-    wanted = variants(bundle) | {
-        method: load(path) for method, path in zip(ZIPPED, bundles[1:], strict=True)
-    }
-    columns: dict[str, list[Image]] = {}
-    rows: list[Row] = []
-    for label, variant in wanted.items():
-        progress("rendering", len(columns), len(wanted))
-        with variant.attach(pipe) if variant else nullcontext():
-            columns[label] = render(pipe, prompt, range(FIRST_SEED, FIRST_SEED + seeds))
-        scores = score(columns[label], subject, style)
-        measured = (_mean(x) for x in (scores.subject, scores.style, scores.product))
-        rows.append(Row(label, *measured))
-    progress("rendering", len(wanted), len(wanted))
+    columns = _painted(wanted, prompt, seeds, progress)
     picture = io.BytesIO()
     sheet({label: images[:SHOWN] for label, images in columns.items()}).save(picture, "PNG")
     with files.replacing(page) as file:
         file.write(picture.getvalue())
-    zipped = tuple(map(str, bundles[1:]))
+    rows = tuple(_scored(label, images, subject, style) for label, images in columns.items())
+    paths = tuple(map(str, others))
     return ShowcaseResult(
-        prompt, seeds, tuple(rows), report, str(bundles[0]), zipped, str(plan), str(comparison)
+        prompt, seeds, rows, report, str(first), paths, str(plan), str(comparison)
     )
+
+
+def _painted(
+    wanted: Mapping[str, Bundle | None], prompt: str, seeds: int, progress: Progress
+) -> dict[str, list[Image]]:
+    """The same seeds by every variant."""
+    pipe = load_pipeline(MODEL, device=torch.device("cpu"))
+    columns: dict[str, list[Image]] = {}
+    for label, variant in wanted.items():
+        progress("rendering", len(columns), len(wanted))
+        with _attached(variant, pipe):
+            columns[label] = render(pipe, prompt, range(FIRST_SEED, FIRST_SEED + seeds))
+    progress("rendering", len(wanted), len(wanted))
+    return columns
+
+
+def _attached(variant: Bundle | None, pipe: Any) -> AbstractContextManager[object]:  # noqa: ANN401 - any diffusers pipeline
+    if variant is None:
+        return nullcontext()
+    guided = variant.manifest.guidance is not None
+    return variant.attach(pipe, encoders=encoders(variant, CLIP, DINO) if guided else None)
+
+
+def _scored(label: str, images: Sequence[Image], subject: str, style: str) -> Row:
+    scores = score(images, subject, style)
+    return Row(label, *(_mean(x) for x in (scores.subject, scores.style, scores.product)))
 
 
 def picture_prompt(subject: str, style: str) -> str:
