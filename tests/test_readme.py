@@ -27,12 +27,14 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: two LoRAs and a model, under the names that the README uses."""
+    """A user's folder: LoRAs, a model and encoders, under the names that the README uses."""
     folder = tmp_path_factory.mktemp("readme")
     toys = ROOT / "lorabake" / "demo"
     for name, role in ((SUBJECT, "subject"), (STYLE, "style")):
         shutil.copy(toys / "loras" / f"{name}.safetensors", folder / f"{role}.safetensors")
     (folder / "my-model").symlink_to(toys / "model")
+    for name in ("clip", "dino"):
+        (folder / f"my-{name}").symlink_to(toys / "encoders" / name)
     return folder
 
 
