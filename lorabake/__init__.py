@@ -8,14 +8,18 @@ if TYPE_CHECKING:
     from .bake import make
     from .bundle import load
     from .pipelines.encoders import encoders
+    from .recorded import Recorded
+    from .recording import record
     from .report import Report
     from .runtime import Bundle, Replay
 
-__all__ = ["Bundle", "Replay", "Report", "encoders", "load", "make"]
+__all__ = [
+    "Bundle", "Recorded", "Replay", "Report", "encoders", "load", "make", "record",
+]  # fmt: skip
 
 _HOMES = {
     "make": "bake", "Report": "report", "load": "bundle", "Bundle": "runtime", "Replay": "runtime",
-    "encoders": "pipelines.encoders",
+    "encoders": "pipelines.encoders", "record": "recording", "Recorded": "recorded",
 }  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from lorabake.cli import cli
 from lorabake.cli.frame import Frame
 from lorabake.errors import RecipeError, VerifyError
 
-COMMANDS = ["make", "inspect", "plot", "generate", "bench", "verify", "presets", "demo"]
+COMMANDS = [
+    "make", "inspect", "plot", "generate", "record", "bench", "verify", "presets", "demo",
+]  # fmt: skip
 HEAVY = "{'torch', 'numpy', 'diffusers', 'transformers', 'matplotlib', 'PIL', 'tqdm'}"
 
 
