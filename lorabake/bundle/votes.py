@@ -96,9 +96,9 @@ def table(votes: Votes, bins: int) -> Tensor:
     rows: list[list[int]] = []
     for content, style in zip(*cells.tolist(), strict=True):
         seen = [b for b in range(bins) if content[b] + style[b]]
-        from_ = [_nearest(seen, b) for b in range(bins)] if seen else range(bins)
-        rows.append([STYLE if style[b] > content[b] else CONTENT for b in from_])
-    return torch.tensor(rows, dtype=torch.int8).view(len(rows), bins)
+        where = [_nearest(seen, b) for b in range(bins)] if seen else range(bins)
+        rows.append([STYLE if style[b] > content[b] else CONTENT for b in where])
+    return torch.tensor(rows, dtype=torch.int8)
 
 
 def _nearest(seen: Sequence[int], bin_: int) -> int:

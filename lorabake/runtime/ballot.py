@@ -25,13 +25,14 @@ class Ballot(Uncopyable):
         layers: Names of its live layers.
 
     Attributes:
-        samples: In the call of the moment.
+        open: Whether a call is under way.
+        samples: In the call of the moment, or the last one.
         chosen: Choices in it, int8 `[layers, samples]`: 0 content, 1 style; layers write theirs.
         calls: Progress and choices of all calls up to now.
     """
 
     def __init__(self, denoiser: nn.Module, clock: Clock, layers: Sequence[str]) -> None:
-        self.samples = 1
+        self.open, self.samples = False, 1
         self.chosen = torch.full((len(layers), 1), UNUSED, dtype=torch.int8)
         self.calls: list[tuple[Fraction, Tensor]] = []
         self._clock, self._layers = clock, list(layers)
@@ -71,10 +72,12 @@ class Ballot(Uncopyable):
             self.samples = samples
             self.chosen = self.chosen.new_empty((len(self.chosen), samples), device=device)
         self.chosen.fill_(UNUSED)
+        self.open = True
 
     @torch.compiler.disable
     @torch.inference_mode(False)
     def _close(self, *_: object) -> None:
+        self.open = False
         self.calls.append((self._progress, self.chosen.clone()))
 
 

@@ -50,6 +50,7 @@ class Voter(Hooked):
         super().__init__(target, read, sum(ranks), dtype)
         self._ranks, self._selection = ranks, selection
         self._ballot, self._row = ballot, ballot.row(name)
+        self._rows_each = 1
         self._spatial = isinstance(self.module, nn.Conv2d)
 
     def _apply(self, gates: Gates) -> None:
@@ -69,18 +70,27 @@ class Voter(Hooked):
 
     def _decide(self, inner: Tensor, F: Tensor) -> Tensor:
         """The gate of each row of B, as a factor on A·x."""
-        samples = self._ballot.samples
-        if len(inner) % samples:
-            samples = 1  # what all samples share, such as an embedding of positions
+        samples = self._samples(len(inner))
         margin = self._margin(inner, F, samples)
         if self._selection.scope == "batch":
             margin = margin.mean(0, keepdim=True).expand(samples)
         style = (margin < 0).long()
-        self._ballot.chosen[self._row].copy_(style)
+        if self._ballot.open:
+            self._ballot.chosen[self._row].copy_(style)
         gates = self._passing.to(inner.device)[style].repeat_interleave(len(inner) // samples, 0)
         ones = [1] * (inner.ndim - 2)
         rank = gates.shape[1]
         return gates.view(len(gates), *([rank, *ones] if self._spatial else [*ones, rank]))
+
+    def _samples(self, rows: int) -> int:
+        """Of how many samples these rows are."""
+        if not self._ballot.open:
+            # Gradient checkpointing computes a call once more, when others have come since.
+            return max(1, rows // self._rows_each)
+        # What does not divide is shared by all samples, such as an embedding of positions.
+        samples = 1 if rows % self._ballot.samples else self._ballot.samples
+        self._rows_each = rows // samples
+        return samples
 
     def _margin(self, inner: Tensor, F: Tensor, samples: int) -> Tensor:
         """Mean of d_c − d_s over each sample's tokens, float32 or wider `[samples]`."""

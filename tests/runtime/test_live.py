@@ -237,3 +237,23 @@ def test_one_graph_chooses_for_a_whole_image(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
     pipe.transformer = inner
     torch.compiler.reset()
+
+
+def test_what_checkpointing_computes_again_is_chosen_as_before(tmp_path: Path) -> None:
+    pipe, bundle, *_ = case(pipes.sd(), tmp_path)
+    pipe.scheduler.set_timesteps(2)
+
+    def gradient() -> Tensor:
+        x, text = pipes.draw(4, 4, 8, 8, seed=1).requires_grad_(), pipes.draw(4, 5, 12, seed=2)
+        with bundle.attach(pipe) as replay:
+            out = pipe.unet(x, pipe.scheduler.timesteps[0], text).sample
+            # Another call, of half as many samples, before the first one's gradient is taken.
+            pipe.unet(pipes.draw(2, 4, 8, 8, seed=3), pipe.scheduler.timesteps[0], text[:2])
+            (found,) = torch.autograd.grad(out.square().sum(), x)
+        rows = [p for x in replay.report()["layers"] for p in x["decisions"]]
+        assert {tuple(len(call) for call in row if call) for row in rows} == {(4, 2)}
+        return found
+
+    wanted = gradient()
+    pipe.unet.enable_gradient_checkpointing()
+    torch.testing.assert_close(gradient(), wanted)
