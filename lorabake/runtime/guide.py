@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,25 +21,11 @@ from .guidance import Guidance
 from .patch import Uncopyable
 from .predicted import original, spread
 from .refinement import gradient, look
+from .report import Refined
 from .score import Encoder, score
 from .solver import carry, probes
 from .step import Step
 from .tape import Tape, leading
-
-
-class Refined(TypedDict):
-    """One refined step.
-
-    Attributes:
-        progress: When it was, in [0, 1).
-        score: R of x̂_0 before the step, one per sample.
-        gradient: L2 norm of ∇R with respect to latents of variance 1, one per sample; empty for
-            m = 0, which needs none.
-    """
-
-    progress: float
-    score: list[float]
-    gradient: list[float]
 
 
 class Guide(Uncopyable):

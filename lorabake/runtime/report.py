@@ -32,7 +32,11 @@ class Memory(TypedDict):
 
 
 class Refined(TypedDict):
-    """One guided step: per sample R before it (eq. 19), and the gradient's L2 norm."""
+    """One refined step of the latents.
+
+    `score` has R of x̂_0 before it (arXiv 2602.15539, eq. 19) for each sample, `gradient` the L2
+    norm of ∇R with respect to latents of variance 1; it is empty for m = 0, which needs none.
+    """
 
     progress: float
     score: list[float]
