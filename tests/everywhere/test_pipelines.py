@@ -12,7 +12,7 @@ from lorabake.runtime import AttachError
 
 from .ledger import Ledger
 from .parts import PIPELINES, sana
-from .parts.bundles import bake
+from .parts.bundles import bake, twins
 from .reference import CLOSE, DIFFERENT, by_hand, error
 
 MODES: tuple[Any, ...] = ("fused", "hooks", "auto")
@@ -43,6 +43,23 @@ def test_equals_the_reference(name: str, tmp_path: Path, ledger: Ledger, seed: i
                 assert error(case.run(**how), expected) <= CLOSE, (mode, how)
     for mode in MODES:
         ledger.ran("pipelines", name, mode)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_live_choices_leave_one_lora(name: str, tmp_path: Path, ledger: Ledger, seed: int) -> None:
+    """Between two equal LoRAs any choice gives that one; every sample chooses in every call."""
+    case = PIPELINES[name](seed)
+    bundle, specs = twins(case.pipe, case.denoisers, tmp_path, seed)
+    how: dict[str, Any] = {"steps": 4, "strength": 1.0} if case.starts else {"steps": 4}
+    with by_hand(case.pipe, specs):
+        expected = case.run(**how)
+    assert error(case.run(**how), expected) > DIFFERENT
+    with bundle.attach(case.pipe, "live") as replay:
+        assert error(case.run(**how), expected) <= CLOSE
+    calls = [call for x in replay.report()["layers"] for p in x["decisions"] for call in p]
+    assert all(call and {*call} <= {0, 1} for call in calls if call is not None)
+    assert sum(call is not None for call in calls) >= len(specs)
+    ledger.ran("pipelines", name, "live")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -73,9 +73,13 @@ def write(
     size: float = 0.05,
     dtype: torch.dtype = torch.float32,
     seed: int = 1,
+    twins: bool = False,
     **edit: Any,
 ) -> Path:
-    """Random factors for these layers, stacked and padded; fills in each spec's `deltas`."""
+    """Random factors for these layers, stacked and padded; fills in each spec's `deltas`.
+
+    With `twins` both sources of a layer have the same factors.
+    """
     g = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     layers: list[dict[str, Any]] = []
@@ -90,9 +94,12 @@ def write(
         up = torch.zeros(out, total, *(1 for _ in kernel))
         start = 0
         s.deltas, s.plain, s.coefficients = [], [], []
+        a = b = down
         for rank in s.ranks:
-            a = torch.randn(rank, width, *kernel, generator=g).to(dtype).float()
-            b = (torch.randn(out, rank, *(1 for _ in kernel), generator=g) * size).to(dtype).float()
+            if not (twins and s.deltas):
+                a = torch.randn(rank, width, *kernel, generator=g).to(dtype).float()
+                b = torch.randn(out, rank, *(1 for _ in kernel), generator=g) * size
+                b = b.to(dtype).float()
             if s.columns:
                 s.plain.append((b.flatten(1) @ a.flatten(1)).reshape(weight.shape))
                 m = (0.2 + torch.rand(width, generator=g)) * torch.randn(width, generator=g).sign()

@@ -9,7 +9,7 @@ from torch import nn
 
 from lorabake.runtime import Bundle, read
 
-from ...runtime.naive_bundle import Spec, one_of_each, write
+from ...runtime.naive_bundle import LIVE, Spec, one_of_each, write
 
 
 def bake(
@@ -19,4 +19,21 @@ def bake(
     roots: dict[str, nn.Module] = {name: getattr(pipe, name) for name in denoisers}
     specs = [s for i, n in enumerate(roots) for s in one_of_each(n, roots[n], seed + i)]
     path = write(folder / "bundle.safetensors", specs, roots, seed=seed + 1)
+    return read(path), specs
+
+
+def twins(
+    pipe: Any, denoisers: tuple[str, ...], folder: Path, seed: int
+) -> tuple[Bundle, list[Spec]]:
+    """One that chooses live between two equal LoRAs: whatever it chooses gives W0 + ΔW.
+
+    The specs say so of the content, for those who set weights by hand.
+    """
+    roots: dict[str, nn.Module] = {name: getattr(pipe, name) for name in denoisers}
+    specs = [s for i, n in enumerate(roots) for s in one_of_each(n, roots[n], seed + i)]
+    for spec in specs:
+        spec.ranks, spec.rule = (max(spec.ranks), max(spec.ranks)), {"live": True}
+    path = write(folder / "twins.safetensors", specs, roots, seed=seed + 1, twins=True, **LIVE)
+    for spec in specs:
+        spec.rule = {"gates": [1.0, 0.0]}
     return read(path), specs
