@@ -50,7 +50,7 @@ def _once_compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if compiled is not None:
             try:
                 return compiled(*args)
-            except torch.cuda.OutOfMemoryError:
+            except torch.OutOfMemoryError:
                 raise
             except RuntimeError:  # the root of what the compiler raises
                 compiled = None
