@@ -54,10 +54,12 @@ def shares(bundle: Bundle, report: Mapping[str, Any]) -> np.ndarray:
     """
     names = [(layer.component, layer.module) for layer in bundle.manifest.layers]
     try:
+        if report["method"] != bundle.manifest.method:
+            raise ValueError
         rows = {(row["component"], row["module"]): row for row in report["layers"]}
         count = len(report["progress"])
         found = [[_share(rows[name], i) for name in names] for i in range(count)]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise OverrideError(
             "the report is not of a replay of this bundle",
             where=str(bundle.path),
@@ -75,7 +77,7 @@ def shares(bundle: Bundle, report: Mapping[str, Any]) -> np.ndarray:
 def _share(row: Mapping[str, Any], i: int) -> float:
     """Of one layer at one progress."""
     if row["decisions"]:
-        chosen = [int(one) for call in row["decisions"][i] for one in call or ()]
+        chosen = [(CONTENT, STYLE).index(one) for call in row["decisions"][i] for one in call or ()]
         return sum(chosen) / len(chosen) if chosen else UNUSED
     if (gates := row["gates"][i]) is None:
         return UNUSED

@@ -66,6 +66,9 @@ class Inputs:
             store(self, guidance_scale=number("guidance_scale", self.guidance_scale))
         if (self.width is None) != (self.height is None):
             raise RecipeError("one of width and height is missing", advice="Give both, or neither")
+        for name, pixels in (("width", self.width), ("height", self.height)):
+            if pixels is not None:
+                whole(name, pixels, 8, 100_000)
 
     @property
     def each_seed(self) -> range:
@@ -138,8 +141,7 @@ def record(
             the bundle chooses nothing live.
     """
     started = time.perf_counter()
-    given = (prompts,) if isinstance(prompts, str) else tuple(prompts)
-    inputs = Inputs(given, seeds, first_seed, steps, bins, guidance_scale, width, height)
+    inputs = Inputs(_several(prompts), seeds, first_seed, steps, bins, guidance_scale, width, height)
     found = load(bundle_path)
     target = outputs.check(output, force=force, inputs=(found.path, Path(base)))
     live = _live(found)
@@ -249,6 +251,15 @@ def _warnings(of: Manifest, unseen: int) -> tuple[str, ...]:
     if unseen:
         found.append(f"layers that no run computed are content throughout: {unseen} of them")
     return tuple(found)
+
+
+def _several(prompts: object) -> tuple[str, ...]:
+    if isinstance(prompts, str):
+        return (prompts,)
+    if not isinstance(prompts, Iterable):
+        advice = "Give one text, or a list of texts"
+        raise RecipeError(f"{prompts!r} is no text", where="prompts", advice=advice)
+    return tuple(prompts)
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:

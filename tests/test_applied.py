@@ -35,6 +35,7 @@ def bundle(tmp_path: Path) -> Bundle:
 def told(first: Any, second: Any, gates: Any = ([1.0, 1.0], [1.0, 1.0])) -> dict[str, Any]:
     rows = [([None, None], first), ([None, None], second), (list(gates), [])]
     return {
+        "method": "dynamic",
         "progress": [0.0, 0.5],
         "layers": [
             {"component": "unet", "module": name, "gates": gates, "decisions": chosen}
@@ -76,7 +77,9 @@ def test_reports_of_others_are_refused(bundle: Bundle, tmp_path: Path) -> None:
             applied.read(path)
     with pytest.raises(OverrideError, match="No such file"):
         applied.read(tmp_path / "nothing.json")
-    for broken in (good | {"layers": good["layers"][:2]}, good | {"progress": None}):
+    odd = [told([[[n]], [[0]]], [[[0]], [[0]]]) for n in (2, -1, math.inf, 10**400, "1", 0.5)]
+    less = good | {"layers": good["layers"][:2]}
+    for broken in (less, good | {"progress": None}, good | {"method": "klora"}, *odd):
         with pytest.raises(OverrideError, match="not of a replay of this bundle"):
             applied.shares(bundle, broken)
     with pytest.raises(OverrideError, match="painted nothing"):

@@ -117,7 +117,7 @@ def generate(
         images = pipelines.generate(
             found, base, prompt, seeds=seeds, compare=compare, device=device_named(device),
             strengths=(content_strength, style_strength),
-            guidance=guided, clip=clip, dino=dino, told=told.append,
+            guidance=guided, clip=clip, dino=dino, told=told.append if written else None,
             progress=lambda *n: progress("rendering", *n),
             num_inference_steps=steps, guidance_scale=guidance, negative_prompt=negative_prompt,
             width=width, height=height,

@@ -13,9 +13,16 @@ from typing import get_args
 from ..errors import PairError, RecipeError
 from ..lora.pairs import Pair
 from ..pipelines import encoders
-from ..runtime.guidance import MAX_EVERY, Guidance, Through
+from ..runtime.guidance import MAX_EVERY, MAX_FORCE, Guidance, Through
 from ..runtime.plan import Live, Plan
-from ..runtime.selection import MAX_TOKENS, Criterion, Scope, Selection
+from ..runtime.selection import (
+    MAX_TEMPERATURE,
+    MAX_TOKENS,
+    MIN_TEMPERATURE,
+    Criterion,
+    Scope,
+    Selection,
+)
 from ..training.scene import Wanted
 from .embedded import references
 from .method import BOTH, Context, Fused
@@ -93,16 +100,16 @@ class Params:
             self,
             select=flag("select", self.select),
             criterion=one_of("criterion", self.criterion, get_args(Criterion)),
-            temperature=positive("temperature", self.temperature),
+            temperature=_checked_temperature(self.temperature),
             scope=one_of("scope", self.scope, get_args(Scope)),
             tokens=whole("tokens", self.tokens, 0, MAX_TOKENS),
             guide=one_of("guide", self.guide, ("auto", "on", "off")),
-            m=not_negative("m", self.m),
+            m=_checked_force("m", self.m),
             every=whole("every", self.every, 1, MAX_EVERY),
             through=one_of("through", self.through, get_args(Through)),
             clip=text("clip", self.clip),
             dino=text("dino", self.dino),
-            **{name: not_negative(name, getattr(self, name)) for name in weights},
+            **{name: _checked_force(name, getattr(self, name)) for name in weights},
         )
 
     @property
@@ -135,6 +142,24 @@ class Params:
                 "give images of both LoRAs, or set guide=off",
             )
         return None
+
+
+def _checked_temperature(value: object) -> float:
+    return _within("temperature", positive("temperature", value), MIN_TEMPERATURE, MAX_TEMPERATURE)
+
+
+def _checked_force(name: str, value: object) -> float:
+    return _within(name, not_negative(name, value), 0, MAX_FORCE)
+
+
+def _within(name: str, value: float, least: float, most: float) -> float:
+    if not least <= value <= most:
+        raise RecipeError(
+            f"{value:g} is out of range",
+            where=name,
+            advice=f"Give a number from {least:g} to {most:g}",
+        )
+    return value
 
 
 class Dynamic:

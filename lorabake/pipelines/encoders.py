@@ -65,7 +65,12 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype = torch.f
         size = _check_kind(model, clip, str(name))
         encoder = Encoder(model.to(device), clip, size, _statistics(where, clip))
         with torch.no_grad():  # what cannot embed is told now
-            encoder(torch.zeros(1, 3, size, size))
+            found = encoder(torch.full((1, 3, size, size), 0.5))
+        if not found.isfinite().all():
+            raise BaseModelError(
+                "gives NaN or Inf for a grey image", where=str(name),
+                advice="Save or download it again, or check image_std in its preprocessor_config",
+            )  # fmt: skip
     return encoder
 
 

@@ -34,7 +34,7 @@ def generate(
     guidance: bool = True,
     clip: str | Path | None = None,
     dino: str | Path | None = None,
-    told: Callable[[Report], None] = lambda report: None,
+    told: Callable[[Report], None] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     **options: Any,  # noqa: ANN401 - whatever the pipeline's call takes
 ) -> dict[str, list[Image]]:
@@ -66,7 +66,7 @@ def generate(
     """
     for name, value in zip(STRENGTHS, strengths, strict=True):
         strength(name, value)  # now, rather than after a large model is loaded
-    guided = guidance and bundle.manifest.guidance is not None
+    guided = guidance and (bundle.manifest.guidance is not None or clip or dino)
     seeing = encoders(bundle, clip, dino, device=device) if guided else {}
     pipe = load(base, device=device, dtype=dtype)
     wanted = variants(bundle) if compare else {bundle.manifest.method: bundle}
@@ -79,7 +79,7 @@ def generate(
                 images[label] += render(pipe, prompt, [seed], **options)
                 done += 1
                 progress(done, total)
-            if variant is bundle and replay is not None:
+            if told is not None and variant is bundle and replay is not None:
                 told(replay.report())
     return images
 

@@ -39,7 +39,7 @@ def read(place: str | Path, size: int) -> Tensor:
         ImageError: There is no such folder or file, it has no images, or some cannot be read or
             would be enlarged more than twofold.
     """
-    least = f"; the shorter side needs {-(-size // 2)} pixels or more"
+    least = f"; the shorter side needs {-(-size // 2)} pixels or more" if size > 1 else ""
     return torch.stack(_each(place, lambda image: _square(image, size), least))
 
 

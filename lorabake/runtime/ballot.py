@@ -11,9 +11,14 @@ from torch import Tensor, nn
 
 from .clock import Clock
 from .patch import Uncopyable
+from .plan import CONTENT, STYLE
 
-UNUSED = -1
-"""The choice of a layer that was not computed."""
+UNUSED, UNKNOWN = -1, 2
+"""The choice of a layer that was not computed; of one that has none for a whole sample.
+
+That is so where it was computed in several parts, where its features are not numbers, or where
+nobody knows which of its rows belong to which sample.
+"""
 
 
 class Ballot(Uncopyable):
@@ -28,12 +33,15 @@ class Ballot(Uncopyable):
         open: Whether a call is under way.
         samples: In the call of the moment, or the last one.
         chosen: Choices in it, int8 `[layers, samples]`: 0 content, 1 style; layers write theirs.
+        masks: By their length, which tokens of a sample are no padding, bool `[samples, tokens]`;
+            as far as the denoiser is told.
         calls: Progress and choices of all calls up to now.
     """
 
     def __init__(self, denoiser: nn.Module, clock: Clock, layers: Sequence[str]) -> None:
         self.open, self.samples = False, 1
         self.chosen = torch.full((len(layers), 1), UNUSED, dtype=torch.int8)
+        self.masks: dict[int, Tensor] = {}
         self.calls: list[tuple[Fraction, Tensor]] = []
         self._clock, self._layers = clock, list(layers)
         self._progress = Fraction(0)
@@ -48,12 +56,12 @@ class Ballot(Uncopyable):
 
     def decisions(self, progress: Sequence[Fraction]) -> dict[str, list[list[list[int] | None]]]:
         """By layer and progress: what each call chose for each sample, as a report has it."""
-        calls = [(p, chosen.tolist()) for p, chosen in self.calls]
+        calls: dict[Fraction, list[list[list[int] | None]]] = {now: [] for now in progress}
+        for now, chosen in self.calls:
+            rows: list[list[int]] = chosen.tolist()
+            calls[now].append([row if {*row} <= {CONTENT, STYLE} else None for row in rows])
         return {
-            layer: [
-                [None if UNUSED in rows[i] else rows[i] for p, rows in calls if p == now]
-                for now in progress
-            ]
+            layer: [[rows[i] for rows in calls[now]] for now in progress]
             for i, layer in enumerate(self._layers)
         }
 
@@ -72,6 +80,7 @@ class Ballot(Uncopyable):
             self.samples = samples
             self.chosen = self.chosen.new_empty((len(self.chosen), samples), device=device)
         self.chosen.fill_(UNUSED)
+        self.masks = _masks(kwargs, samples)
         self.open = True
 
     @torch.compiler.disable
@@ -79,6 +88,11 @@ class Ballot(Uncopyable):
     def _close(self, *_: object) -> None:
         self.open = False
         self.calls.append((self._progress, self.chosen.clone()))
+
+
+def _masks(kwargs: Mapping[str, Any], samples: int) -> dict[int, Tensor]:
+    found = (x for name, x in kwargs.items() if name.endswith("mask") and isinstance(x, Tensor))
+    return {x.shape[1]: x > 0 for x in found if x.ndim == 2 and len(x) == samples}
 
 
 def _batch(values: Sequence[object]) -> tuple[int, torch.device]:

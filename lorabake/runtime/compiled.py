@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .caller import uncompiled
 
@@ -31,7 +31,7 @@ def _compiled(pipe: Any, name: str, root: nn.Module) -> bool:  # noqa: ANN401 - 
     )
 
 
-def fastest(function: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+def fastest(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
     """A function of tensors, compiled into few passes where that is quick and possible: on CUDA.
 
     What cannot be compiled there (Triton is missing, say) runs as it is.
@@ -42,10 +42,10 @@ def fastest(function: Callable[..., Tensor], device: torch.device) -> Callable[.
 
 
 @cache
-def _once_compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    compiled: Callable[..., Tensor] | None = torch.compile(function, dynamic=True)
+def _once_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled: Callable[..., Any] | None = torch.compile(function, dynamic=True)
 
-    def call(*args: Any) -> Tensor:  # noqa: ANN401 - the function's own
+    def call(*args: Any) -> Any:  # noqa: ANN401 - the function's own
         nonlocal compiled
         if compiled is not None:
             try:

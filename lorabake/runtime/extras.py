@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args
 
 from .fields import Fields
-from .guidance import MAX_EMBEDDING, MAX_EVERY, Guidance, Reference, Through
-from .selection import MAX_TOKENS, Criterion, Scope, Selection
+from .guidance import MAX_EMBEDDING, MAX_EVERY, MAX_FORCE, Guidance, Reference, Through
+from .selection import (
+    MAX_TEMPERATURE,
+    MAX_TOKENS,
+    MIN_TEMPERATURE,
+    Criterion,
+    Scope,
+    Selection,
+)
 
 
 def selection(top: Fields) -> Selection | None:
@@ -15,17 +23,17 @@ def selection(top: Fields) -> Selection | None:
     Raises:
         BundleError: It breaks the format.
     """
-    of = top.fields("live") if "live" in top else None
-    if of is None:
+    if "live" not in top:
         return None
+    of = Fields(top.mapping("live"), top.path("live"))
     found = Selection(
         criterion=of.word("criterion", get_args(Criterion)),
         temperature=of.number("temperature"),
         scope=of.word("scope", get_args(Scope)),
         tokens=of.natural("tokens", 0, MAX_TOKENS),
     )
-    if found.temperature <= 0:
-        raise of.wrong("temperature", "greater than 0")
+    if not MIN_TEMPERATURE <= found.temperature <= MAX_TEMPERATURE:
+        raise of.wrong("temperature", f"from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}")
     return found
 
 
@@ -35,9 +43,9 @@ def guidance(top: Fields) -> Guidance | None:
     Raises:
         BundleError: It breaks the format.
     """
-    of = top.fields("guidance") if "guidance" in top else None
-    if of is None:
+    if "guidance" not in top:
         return None
+    of = Fields(top.mapping("guidance"), top.path("guidance"))
     values = of.items("references")
     if len(values) != 2:
         raise of.wrong("references", "a list of two references, content and style")
@@ -58,10 +66,10 @@ def guidance(top: Fields) -> Guidance | None:
         through=of.word("through", get_args(Through)),
         weights=(content_clip, style_clip, style_dino),
     )
-    if found.m < 0:
-        raise of.wrong("m", "a number that is not negative")
-    if min(found.weights) < 0:
-        raise of.wrong("weights", "a list of 3 numbers that are not negative")
+    if not 0 <= found.m <= MAX_FORCE:
+        raise of.wrong("m", f"a number from 0 to {MAX_FORCE}")
+    if not all(0 <= weight <= MAX_FORCE for weight in found.weights):
+        raise of.wrong("weights", f"a list of 3 numbers from 0 to {MAX_FORCE}")
     return found
 
 
@@ -87,6 +95,8 @@ def _shortest(embedding: tuple[float, ...]) -> list[float]:
 
 def _reference(of: Fields) -> Reference:
     seed = None if of.null("seed") else of.natural("seed", 0, 2**63 - 1)
+    if (seed is None) != of.null("prompt"):
+        raise of.wrong("seed", "null where prompt is, and nowhere else")
     return Reference(
         clip=_embedding(of, "clip"),
         dino=_embedding(of, "dino"),
@@ -100,6 +110,7 @@ def _embedding(of: Fields, key: str) -> tuple[float, ...]:
     if not 0 < count <= MAX_EMBEDDING:
         raise of.wrong(key, f"a list of 1 to {MAX_EMBEDDING} numbers")
     values = of.numbers(key, count)
-    if not any(values):
-        raise of.wrong(key, "a list of numbers that are not all 0")
+    # Of length 1, that is, but for rounding; cosines of others may overflow or vanish.
+    if not 0.5 < math.hypot(*values) < 2:
+        raise of.wrong(key, "a list of numbers whose squares add up to 1")
     return values

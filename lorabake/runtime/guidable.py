@@ -21,6 +21,23 @@ def through(guidance: Guidance) -> bool:
     return guidance.through == "denoiser" and guidance.m != 0
 
 
+def check_encoders(encoders: object, guidance: Guidance, where: str) -> None:
+    """See that there are two encoders that can be called.
+
+    Raises:
+        AttachError: There are not.
+    """
+    given: Mapping[str, Any] = encoders if isinstance(encoders, Mapping) else {}
+    lacking = [name for name in _NAMES if not callable(given.get(name))]
+    if lacking:
+        named = " and ".join(f"{name} ({getattr(guidance, name)})" for name in lacking)
+        raise AttachError(
+            f"the bundle guides by image encoders, and {named} {_are(lacking)} missing",
+            where=where,
+            advice="Pass encoders=lorabake.encoders(bundle), or attach with guidance=False",
+        )
+
+
 @torch.inference_mode(False)
 def check(
     scheduler: Any,  # noqa: ANN401 - any scheduler
@@ -41,14 +58,6 @@ def check(
     Raises:
         AttachError: They will not.
     """
-    lacking = [name for name in _NAMES if not callable(encoders.get(name))]
-    if lacking:
-        named = " and ".join(f"{name} ({getattr(guidance, name)})" for name in lacking)
-        raise AttachError(
-            f"the bundle guides by image encoders, and {named} {_are(lacking)} missing",
-            where=where,
-            advice="Pass encoders=lorabake.encoders(bundle), or attach with guidance=False",
-        )
     check_scheduler(scheduler, guidance, where)
     for model in models:
         if any(weight.is_inference() for weight in model.parameters()):
@@ -60,7 +69,27 @@ def check(
             )
     with torch.enable_grad():
         for name in _NAMES:
-            embed(torch.zeros(1, 3, 64, 64, requires_grad=True), guidance, encoders, name)
+            _try(name, guidance, encoders, where)
+
+
+def _try(name: str, guidance: Guidance, encoders: Mapping[str, Encoder], where: str) -> None:
+    """Embed a grey image; whatever an encoder raises, it cannot be used."""
+    advice = "Pass encoders=lorabake.encoders(bundle), or attach with guidance=False"
+    try:
+        grey = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
+        found = embed(grey, guidance, encoders, name)
+    except (AttachError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise AttachError(
+            f"the {name} encoder cannot embed an image of 64 × 64 pixels "
+            f"({type(error).__name__}: {error})",
+            where=where, advice=advice,
+        ) from error  # fmt: skip
+    if not found.isfinite().all():
+        raise AttachError(
+            f"the {name} encoder gives NaN or Inf for a grey image", where=where, advice=advice
+        )
 
 
 def check_scheduler(scheduler: Any, guidance: Guidance, where: str) -> None:  # noqa: ANN401 - any scheduler

@@ -9,6 +9,8 @@ Through = Literal["denoiser", "latents"]
 
 MAX_EMBEDDING = 65_536
 MAX_EVERY = 10_000
+MAX_FORCE = 1_000_000
+"""Of m and of a weight: far beyond what leaves a picture, far below what makes infinity."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .clock import Clock
 from .decoder import Decoder
 from .errors import AttachError
 from .frozen import Frozen
-from .guidable import check, check_scheduler, through
+from .guidable import check, check_encoders, check_scheduler, through
 from .guidance import Guidance
 from .patch import Uncopyable
 from .predicted import original, spread
@@ -73,10 +73,12 @@ class Guide(Uncopyable):
             name: Clock(root, partial(scheduler_for, pipe, root))
             for name, root in denoisers.items()
         }
-        parts = (*denoisers.values(), self._decoder.vae, *encoders.values())
+        check_encoders(encoders, guidance, where)
+        parts = (self._decoder.vae, *encoders.values(), *denoisers.values())
         models = [part for part in parts if isinstance(part, nn.Module)]
         check(pipe.scheduler, guidance, encoders, models, where)
-        self._frozen = Frozen(models)
+        passed = models if self._through else [x for x in models if x not in denoisers.values()]
+        self._frozen = Frozen(passed if guidance.m else ())
         try:
             for name, root in denoisers.items():
                 self._listen(getattr(pipe, name), root, clocks[name])
@@ -150,7 +152,8 @@ class Guide(Uncopyable):
         kwargs: dict[str, Any],
     ) -> Any:  # noqa: ANN401 - what its step returns
         turn = self._turn
-        if turn is None or turn[0] is not scheduler:
+        # A run that was broken off may have left its turn; every run sets a schedule of its own.
+        if turn is None or turn[0] is not scheduler or self._moment[0] is not scheduler.timesteps:
             return step(*args, **kwargs)
         self._turn = None
         given = inspect.signature(step).bind(*args, **kwargs).arguments
@@ -189,18 +192,24 @@ class Guide(Uncopyable):
             clean = original(scheduler, given["timestep"], x, out)
             return score(decoder.images(clean, self._ids), self._guidance, self._encoders)
 
-        with decoder.precise():
+        # What is copied in there must be fit for a gradient, whatever the pipeline runs in.
+        with torch.inference_mode(False), decoder.precise():
             if m == 0:
-                self._note(progress, look(sample, output, scored))
-                return None
-            scores, found = gradient(sample, output, scored, pull)
+                scores = look(sample, output, scored)
+                found = torch.zeros(())
+            else:
+                scores, found = gradient(sample, output, scored, pull)
         if not (scores.isfinite().all() and found.isfinite().all()):
+            what = "the gradient of the guidance" if scores.isfinite().all() else "R"
             raise AttachError(
-                f"the gradient of the guidance is NaN or infinite at progress {float(progress):g}",
+                f"{what} is NaN or infinite at progress {float(progress):g}",
                 where=self._where,
                 advice="Use the VAE in float32 or bfloat16, another decoder=, "
-                'through="latents", or guidance=False',
+                'through="latents", a smaller m, or guidance=False',
             )
+        if m == 0:
+            self._note(progress, scores)
+            return None
         found = found * spread(scheduler)
         self._note(progress, scores, found.flatten(1).norm(dim=1))
         return m * found

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ballot import Ballot
+from .ballot import UNKNOWN, UNUSED, Ballot
 from .compiled import fastest
 from .divergence import differences
 from .hooked import Hooked
@@ -51,70 +51,89 @@ class Voter(Hooked):
         self._ranks, self._selection = ranks, selection
         self._ballot, self._row = ballot, ballot.row(name)
         self._rows_each = 1
+        self._strength: Tensor | None = None
         self._spatial = isinstance(self.module, nn.Conv2d)
 
     def _apply(self, gates: Gates) -> None:
         super()._apply((1.0, 1.0))
-        # For content and for style: what each row of A·x is multiplied with.
-        rows = [[g] * r for g, r in zip(gates, self._ranks, strict=True)]
-        both = [[*rows[0], *(0.0 for _ in rows[1])], [*(0.0 for _ in rows[0]), *rows[1]]]
-        self._passing = self._down.new_tensor(both)
+        sides = [[i] * rank for i, rank in enumerate(self._ranks)]
+        strength = [gates[i] for side in sides for i in side]
+        # For content and for style: which rows of A·x are let through, and how strongly.
+        self._strength = None if gates == (1.0, 1.0) else self._down.new_tensor(strength)
+        wanted = [[i == side and gates[i] != 0 for x in sides for i in x] for side in (0, 1)]
+        self._passing = torch.tensor(wanted, device=self._down.device)
 
     def _add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
         inner = self._inner(module, args, kwargs)
         with torch.no_grad():
-            gates = self._decide(inner.detach(), output.detach())
-        return self._sum(module, output, inner * gates)
+            passing = self._decide(inner.detach(), output.detach())
+        # Not a product with 0, which infinity would survive.
+        inner = torch.where(passing, inner, 0)
+        if self._strength is not None:
+            ones = inner.ndim - 2 if self._spatial else 0
+            inner = inner * self._strength.to(inner).view(-1, *[1] * ones)
+        return self._sum(module, output, inner)
 
     def _decide(self, inner: Tensor, F: Tensor) -> Tensor:
-        """The gate of each row of B, as a factor on A·x."""
-        samples = self._samples(len(inner))
-        margin = self._margin(inner, F, samples)
-        if self._selection.scope == "batch":
-            margin = margin.mean(0, keepdim=True).expand(samples)
-        style = (margin < 0).long()
-        if self._ballot.open:
-            self._ballot.chosen[self._row].copy_(style)
-        gates = self._passing.to(inner.device)[style].repeat_interleave(len(inner) // samples, 0)
+        """Which rows of A·x are let through: bool, as `inner` but for tokens."""
+        groups = self._groups(inner)
+        margin = self._margin(inner, F, groups)
+        ballot = self._ballot
+        row = ballot.chosen[self._row] if ballot.open else margin.new_zeros(groups)
+        whole = groups in (1, len(row)) or self._selection.scope == "batch"
+        settled = fastest(settle, F.device)
+        votes, passing = settled(
+            margin, self._passing.to(F.device), row, whole, self._selection.scope == "batch"
+        )
+        if ballot.open:
+            row.copy_(votes)
+        passing = passing.repeat_interleave(len(inner) // groups, 0)
         ones = [1] * (inner.ndim - 2)
-        rank = gates.shape[1]
-        return gates.view(len(gates), *([rank, *ones] if self._spatial else [*ones, rank]))
+        rank = passing.shape[1]
+        return passing.view(len(passing), *([rank, *ones] if self._spatial else [*ones, rank]))
 
-    def _samples(self, rows: int) -> int:
-        """Of how many samples these rows are."""
+    def _groups(self, inner: Tensor) -> int:
+        """How many decide: the samples, where it is known which rows are theirs."""
+        rows, samples = len(inner), self._ballot.samples
         if not self._ballot.open:
             # Gradient checkpointing computes a call once more, when others have come since.
             return max(1, rows // self._rows_each)
-        # What does not divide is shared by all samples, such as an embedding of positions.
-        samples = 1 if rows % self._ballot.samples else self._ballot.samples
-        self._rows_each = rows // samples
-        return samples
+        known = rows == samples or (inner.ndim > 2 and rows % samples == 0)  # frames, for example
+        # What all samples share is one row; of others nobody knows whose they are.
+        groups = samples if known else rows
+        self._rows_each = rows // groups
+        return groups
 
-    def _margin(self, inner: Tensor, F: Tensor, samples: int) -> Tensor:
-        """Mean of d_c − d_s over each sample's tokens, float32 or wider `[samples]`."""
+    def _margin(self, inner: Tensor, F: Tensor, groups: int) -> Tensor:
+        """Mean of d_c − d_s over each group's tokens, float32 or wider `[groups]`."""
         channels, along = (1, 2) if self._spatial else (2, 1)
-        h, base = (self._spread(self._tokens(x), along, samples) for x in (inner, F))
-        rows, count = len(base), base.shape[along]
+        h, base = (self._tokens(x, groups) for x in (inner, F))
+        count = base.shape[along]
+        counting = self._ballot.masks.get(count) if groups == self._ballot.samples else None
+        if 0 < (wanted := self._selection.tokens) < count:
+            spread = torch.arange(wanted, device=F.device) * count // wanted
+            h, base = h.index_select(along, spread), base.index_select(along, spread)
+            counting = counting[:, spread.to(counting.device)] if counting is not None else None
+            count = wanted
         step = count
         if base.device.type == "cpu":
-            step = max(1, _BLOCK // (rows * base.shape[channels]))
+            step = max(1, _BLOCK // (groups * base.shape[channels]))
         blocks = zip(h.split(step, along), base.split(step, along), strict=True)
-        found = [self._differences(*block, channels).reshape(samples, -1) for block in blocks]
-        return torch.stack([part.sum(1) for part in found]).sum(0) / (count * rows // samples)
+        found = torch.cat([self._differences(*block, channels) for block in blocks], 1)
+        if counting is None or self._spatial:
+            return found.mean(1)
+        counting = counting.to(found.device)
+        return found.where(counting, 0).sum(1) / counting.sum(1).clamp(min=1)
 
-    def _spread(self, x: Tensor, along: int, samples: int) -> Tensor:
-        """The tokens that are looked at."""
-        count = x.shape[along]
-        wanted = max(1, self._selection.tokens * samples // len(x))
-        if self._selection.tokens == 0 or wanted >= count:
-            return x
-        return x.index_select(along, torch.arange(wanted, device=x.device) * count // wanted)
-
-    def _tokens(self, x: Tensor) -> Tensor:
-        """`[rows, tokens, channels]`; of a convolution `[rows, channels, tokens]`."""
-        return x.flatten(2) if self._spatial else x.reshape(len(x), -1, x.shape[-1])
+    def _tokens(self, x: Tensor, groups: int) -> Tensor:
+        """`[groups, tokens, channels]`; of a convolution `[groups, channels, tokens]`."""
+        if not self._spatial:
+            return x.reshape(groups, -1, x.shape[-1])
+        rows = x.flatten(2)
+        each = len(rows) // groups
+        return rows if each == 1 else rows.unflatten(0, (groups, each)).transpose(1, 2).flatten(2)
 
     def _differences(self, h: Tensor, F: Tensor, channels: int) -> Tensor:
         B_c, B_s = self._up.flatten(1).split(self._ranks, 1)
@@ -123,3 +142,30 @@ class Voter(Hooked):
         of = self._selection
         measure = fastest(differences, F.device)
         return measure(F, *deltas, of.criterion, of.temperature, channels)
+
+
+def settle(
+    margin: Tensor, passing: Tensor, row: Tensor, whole: bool, together: bool
+) -> tuple[Tensor, Tensor]:
+    """From margins to choices.
+
+    Args:
+        margin: d_c − d_s `[groups]`.
+        passing: What content and style let through, bool `[2, ranks]`.
+        row: What the ballot has of this call up to now, `[samples]`.
+        whole: Whether a choice is one for a whole sample.
+        together: Whether all groups decide as one.
+
+    Returns:
+        What the ballot is to have, `[samples]`, and what each group lets through.
+    """
+    if together:
+        margin = margin.mean(0, keepdim=True).expand(len(margin))
+    style = (margin < 0).long()
+    votes = style.to(row.device, row.dtype)
+    votes = torch.where(margin.isnan().to(row.device), UNKNOWN, votes)
+    if not whole:
+        return torch.full_like(row, UNKNOWN), passing[style]
+    if len(votes) != len(row):  # one for all
+        votes = votes[:1]
+    return torch.where(row == UNUSED, votes, UNKNOWN), passing[style]

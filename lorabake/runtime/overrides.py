@@ -9,10 +9,17 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from .errors import OverrideError, listed
-from .guidance import MAX_EVERY, Guidance, Through
+from .guidance import MAX_EVERY, MAX_FORCE, Guidance, Through
 from .manifest import MAX_GATE, Manifest
 from .plan import Pattern, Scale, Threshold
-from .selection import MAX_TOKENS, Criterion, Scope, Selection
+from .selection import (
+    MAX_TEMPERATURE,
+    MAX_TOKENS,
+    MIN_TEMPERATURE,
+    Criterion,
+    Scope,
+    Selection,
+)
 
 SCALE = ("pattern", "alpha", "beta", "gamma")
 LIVE = ("criterion", "temperature", "scope", "tokens")
@@ -67,8 +74,9 @@ def _selection_with(manifest: Manifest, given: Mapping[str, object]) -> Selectio
         scope=chosen("scope", given.get("scope", of.scope), get_args(Scope)),
         tokens=_whole("tokens", given.get("tokens", of.tokens), 0, MAX_TOKENS),
     )
-    if found.temperature <= 0:
-        raise _range("temperature", found.temperature, "a number above 0")
+    if not MIN_TEMPERATURE <= found.temperature <= MAX_TEMPERATURE:
+        limits = f"a number from {MIN_TEMPERATURE:g} to {MAX_TEMPERATURE:g}"
+        raise _range("temperature", found.temperature, limits)
     return found
 
 
@@ -79,19 +87,27 @@ def _guidance_with(
         return of
     if of is None:
         raise _nothing(
-            manifest, given, "is replayed without guidance" if manifest.guidance else "has none"
+            manifest,
+            given,
+            "is replayed without its guidance" if manifest.guidance else "has no guidance",
         )
     first, second, third = (
-        _not_negative(name, given.get(name, weight))
+        _force(name, given.get(name, weight))
         for name, weight in zip(WEIGHTS, of.weights, strict=True)
     )
     return replace(
         of,
-        m=_not_negative("m", given.get("m", of.m)),
+        m=_force("m", given.get("m", of.m)),
         every=_whole("every", given.get("every", of.every), 1, MAX_EVERY),
         through=chosen("through", given.get("through", of.through), get_args(Through)),
         weights=(first, second, third),
     )
+
+
+def _fitting(manifest: Manifest) -> tuple[str, ...]:
+    """What can be given for a bundle that has no scale."""
+    live = LIVE if manifest.live else ()
+    return (*live, *(GUIDANCE if manifest.guidance else ()), *STRENGTHS)
 
 
 def _nothing(manifest: Manifest, given: Mapping[str, object], why: str) -> OverrideError:
@@ -118,7 +134,7 @@ def scale_with(manifest: Manifest, overrides: Mapping[str, object]) -> Scale | N
         raise OverrideError(
             f"a bundle of the method {manifest.method} has no scale to change",
             where=next(iter(overrides)),
-            advice=f"Only {listed([*STRENGTHS])} can be given for it",
+            advice=f"Leave it away; {listed([*_fitting(manifest)], 20)} can be given for it",
         )
     changed = replace(
         scale,
@@ -142,9 +158,9 @@ def number(name: str, value: object) -> float:
     raise _range(name, value, "a finite number")
 
 
-def _not_negative(name: str, value: object) -> float:
-    if (found := number(name, value)) < 0:
-        raise _range(name, value, "a number that is not negative")
+def _force(name: str, value: object) -> float:
+    if not 0 <= (found := number(name, value)) <= MAX_FORCE:
+        raise _range(name, value, f"a number from 0 to {MAX_FORCE}")
     return found
 
 

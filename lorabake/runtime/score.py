@@ -52,6 +52,11 @@ def embed(images: Tensor, guidance: Guidance, encoders: Mapping[str, Encoder], n
     """
     encoder, expected = encoders[name], len(getattr(guidance.references[1], name))
     found = encoder(images.to(place(encoder, images)[0]))
+    if not isinstance(found, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - it is the user's
+        raise AttachError(
+            f"the {name} encoder gives {type(found).__name__} where a tensor of embeddings is due",
+            advice="Pass one that gives [n, d] for n images, as lorabake.encoders(bundle) does",
+        )
     if tuple(found.shape) != (images.shape[0], expected):
         raise AttachError(
             f"the {name} encoder gives embeddings of shape {list(found.shape)} for "
@@ -76,4 +81,6 @@ def place(model: object, otherwise: Tensor) -> tuple[torch.device, torch.dtype]:
     device = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
     if device is None:
         device = otherwise.device if weight.is_meta else weight.device
-    return torch.device(device), weight.dtype
+    # A model of diffusers knows what it computes in, where its weights are stored as another type.
+    dtype = getattr(model, "dtype", None)
+    return torch.device(device), dtype if isinstance(dtype, torch.dtype) else weight.dtype

@@ -9,6 +9,7 @@ Criterion = Literal["kl", "js", "cosine", "dot"]
 Scope = Literal["sample", "batch"]
 
 MAX_TOKENS = 1_000_000
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Selection:
         criterion: What tells how far a LoRA moves the features F = W0·x: `kl` KL(p_i ‖ p_0) of
             their softmax over channels, `js` the Jensen-Shannon divergence of the same, `cosine`
             1 − cos(F_i, F), `dot` −⟨F_i, F⟩.
-        temperature: Of the softmax, greater than 0.
+        temperature: Of the softmax.
         scope: Who decides together: each `sample` alone (the two halves of classifier-free
             guidance are two samples), or the whole `batch` of a call.
         tokens: Tokens (pixels) of each sample that are looked at, evenly spread; 0 is all.

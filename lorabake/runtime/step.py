@@ -24,7 +24,8 @@ class Step(Uncopyable):
         self._scheduler, self._around = scheduler, around
         self._before = {k: v for k, v in vars(scheduler).items() if k == "step"}
         self._original = scheduler.step
-        functools.update_wrapper(self, self._original)
+        # What is around may be another one of these, whose attributes are its own.
+        functools.update_wrapper(self, self._original, updated=())
         scheduler.step = self
         self._on = True
 
@@ -39,8 +40,12 @@ class Step(Uncopyable):
         return self._scheduler is scheduler
 
     def remove(self) -> None:
-        """Put back what was there; if somebody wrapped it since, only stand in nobody's way."""
+        """Put back what was there; if somebody wrapped it since, only stand in nobody's way.
+
+        With it go those below that were removed while it stood around them.
+        """
         self._on = False
-        if vars(self._scheduler).get("step") is self:
-            del self._scheduler.step
-            vars(self._scheduler).update(self._before)
+        state = vars(self._scheduler)
+        while isinstance(top := state.get("step"), Step) and not top._on:
+            del state["step"]
+            state.update(top._before)

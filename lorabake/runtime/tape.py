@@ -99,6 +99,11 @@ class Tape:
         Raises:
             AttachError: The output is not such a sum, or the denoiser saw other latents.
         """
+        if not self._calls:
+            raise AttachError(
+                "the denoiser was not called for this step, so no gradient can go through it",
+                advice=_ADVICE,
+            )
         kappas = [self._kappa(call.leaf, x) for call in self._calls]
         weights = self._weights(x, output)
         found = torch.zeros_like(x)

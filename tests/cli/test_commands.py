@@ -150,7 +150,7 @@ class Shown:
     """Stands for what the showcase made, which its own tests look at."""
 
     bundle = plan = comparison = "somewhere"
-    zipped = ("here", "there")
+    others = ("here", "there")
 
     def to_json(self) -> dict[str, Any]:
         return {"seeds": 1}

@@ -31,8 +31,8 @@ def naive(moved: Tensor, base: Tensor, criterion: str) -> Tensor:
 @pytest.mark.parametrize("criterion", ["kl", "js", "cosine", "dot"])
 def test_differences_keep_their_last_digits(criterion: str, size: float) -> None:
     g = torch.Generator().manual_seed(0)
-    F, content, style = (torch.randn(64, 48, generator=g, dtype=torch.float64) for _ in range(3))
-    F, content, style = (x.float() for x in (30 + 3 * F, size * content, 0.7 * size * style))
+    a, b, c = (torch.randn(64, 48, generator=g, dtype=torch.float64) for _ in range(3))
+    F, content, style = (x.float() for x in (30 + 3 * a, size * b, 0.7 * size * c))
     base = F.double()
     wanted = naive(base + content, base, criterion) - naive(base + style, base, criterion)
     found = differences(F, content, style, cast("Criterion", criterion), 1.0, 1)

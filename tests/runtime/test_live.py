@@ -211,7 +211,7 @@ def test_what_is_live_has_no_selection_beforehand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("criterion", "mse"), ("scope", "image"), ("tokens", -1), ("tokens", 1.5),
-     ("temperature", 0), ("temperature", float("nan")), ("tokenz", 1)],
+     ("temperature", 1e-4), ("temperature", float("nan")), ("tokenz", 1)],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(name: str, value: Any, tmp_path: Path) -> None:
     pipe, bundle, *_ = case(pipes.sd(), tmp_path)

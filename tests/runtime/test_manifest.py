@@ -220,7 +220,7 @@ def test_what_is_live_and_guided_comes_back() -> None:
         "criterion": "js", "temperature": 2.0, "scope": "batch", "tokens": 256
     }  # fmt: skip
     assert json.loads(dumps(replace(DYNAMIC, layers=MANIFEST.layers[2:3])))["format"] == "1.2"
-    single = replace(GUIDED.references[0], clip=(torch.tensor(1 / 3).item(),) * 2)
+    single = replace(GUIDED.references[0], clip=(torch.tensor(1 / 3).item(), 0.9))
     text = dumps(replace(DYNAMIC, guidance=replace(GUIDED, references=(single, single))))
     assert "0.333333343," in text
     kept = loads(text).guidance
@@ -237,20 +237,26 @@ BROKEN_DYNAMIC: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "criterion": (edited("live", "criterion", to="mse"), "criterion must be one of kl, js"),
     "scope": (edited("live", "scope", to=1), "scope must be a string"),
     "tokens": (edited("live", "tokens", to=-1), "tokens must be a whole number from 0"),
-    "temperature": (edited("live", "temperature", to=0), "temperature must be greater than 0"),
+    "temperature": (edited("live", "temperature", to=0), "temperature must be from 0.001 to 1000"),
     "one reference": (edited("guidance", "references", to=[{}]), "two references"),
     "sizes": (edited("guidance", "references", 0, "clip", to=[1.0]), "clip embeddings of one size"),
-    "zeros": (edited("guidance", "references", 0, "dino", to=[0.0]), "not all 0"),
+    "zeros": (edited("guidance", "references", 0, "dino", to=[0.0]), "squares add up to 1"),
     "empty": (edited("guidance", "references", 0, "dino", to=[]), "1 to 65536 numbers"),
     "text": (edited("guidance", "references", 1, "clip", to=["a", 1]), "list of 2 numbers"),
     "seed": (edited("guidance", "references", 0, "seed", to=-1), "seed must be a whole number"),
     "no seed": (edited("guidance", "references", 0, "seed"), "seed is missing"),
+    "null": (lambda value: value.update(live=None), "live must be an object"),
+    "painted by nobody": (
+        lambda value: value["guidance"]["references"][0].update(seed=None),
+        "seed must be null where prompt is",
+    ),
     "encoders": (edited("guidance", "encoders", "clip"), "encoders.clip is missing"),
-    "m": (edited("guidance", "m", to=-1.0), "m must be a number that is not negative"),
+    "m": (edited("guidance", "m", to=-1.0), "m must be a number from 0 to 1000000"),
     "every": (edited("guidance", "every", to=0), "every must be a whole number from 1"),
     "through": (edited("guidance", "through", to="vae"), "through must be one of"),
     "weights": (edited("guidance", "weights", to=[1, 1]), "list of 3 numbers"),
-    "weight": (edited("guidance", "weights", to=[1, 1, -1]), "not negative"),
+    "weight": (edited("guidance", "weights", to=[1, 1, -1]), "3 numbers from 0 to"),
+    "too long": (edited("guidance", "references", 0, "dino", to=[1e300]), "squares add up to 1"),
 }
 
 
