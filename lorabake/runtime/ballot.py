@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -13,11 +14,10 @@ from .clock import Clock
 from .patch import Uncopyable
 from .plan import CONTENT, STYLE
 
-UNUSED, UNKNOWN = -1, 2
-"""The choice of a layer that was not computed; of one that has none for a whole sample.
+UNUSED, SEVERAL = math.nan, math.inf
+"""In the place of a margin: of a layer that was not computed, or in several parts.
 
-That is so where it was computed in several parts, where its features are not numbers, or where
-nobody knows which of its rows belong to which sample.
+Both are no numbers to choose by, as the margin of features that are none themselves.
 """
 
 
@@ -32,15 +32,15 @@ class Ballot(Uncopyable):
     Attributes:
         open: Whether a call is under way.
         samples: In the call of the moment, or the last one.
-        chosen: Choices in it, int8 `[layers, samples]`: 0 content, 1 style; layers write theirs.
+        margins: What its layers chose by, d_c − d_s, float32 `[layers, samples]`; they write it.
         masks: By their length, which tokens of a sample are no padding, bool `[samples, tokens]`;
             as far as the denoiser is told.
-        calls: Progress and choices of all calls up to now.
+        calls: Progress and margins of all calls up to now.
     """
 
     def __init__(self, denoiser: nn.Module, clock: Clock, layers: Sequence[str]) -> None:
         self.open, self.samples = False, 1
-        self.chosen = torch.full((len(layers), 1), UNUSED, dtype=torch.int8)
+        self.margins = torch.full((len(layers), 1), UNUSED)
         self.masks: dict[int, Tensor] = {}
         self.calls: list[tuple[Fraction, Tensor]] = []
         self._clock, self._layers = clock, list(layers)
@@ -51,15 +51,16 @@ class Ballot(Uncopyable):
         ]
 
     def row(self, layer: str) -> int:
-        """A layer's own in `chosen`."""
+        """A layer's own in `margins`."""
         return self._layers.index(layer)
 
     def decisions(self, progress: Sequence[Fraction]) -> dict[str, list[list[list[int] | None]]]:
         """By layer and progress: what each call chose for each sample, as a report has it."""
         calls: dict[Fraction, list[list[list[int] | None]]] = {now: [] for now in progress}
-        for now, chosen in self.calls:
-            rows: list[list[int]] = chosen.tolist()
-            calls[now].append([row if {*row} <= {CONTENT, STYLE} else None for row in rows])
+        for now, margins in self.calls:
+            known: list[bool] = margins.isfinite().all(1).tolist()
+            rows: list[list[int]] = torch.where(margins < 0, STYLE, CONTENT).tolist()
+            calls[now].append([row if ok else None for row, ok in zip(rows, known, strict=True)])
         return {
             layer: [[rows[i] for rows in calls[now]] for now in progress]
             for i, layer in enumerate(self._layers)
@@ -70,16 +71,16 @@ class Ballot(Uncopyable):
         while self._handles:
             self._handles.pop().remove()
 
-    # Kept out of compiled graphs, which write into `chosen` in place.
+    # Kept out of compiled graphs, which write into `margins` in place.
     @torch.compiler.disable
     @torch.inference_mode(False)
     def _open(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._progress = self._clock.progress(args, kwargs)
         samples, device = _batch((*args, *kwargs.values()))
-        if samples != self.samples or device != self.chosen.device:
+        if samples != self.samples or device != self.margins.device:
             self.samples = samples
-            self.chosen = self.chosen.new_empty((len(self.chosen), samples), device=device)
-        self.chosen.fill_(UNUSED)
+            self.margins = self.margins.new_empty((len(self.margins), samples), device=device)
+        self.margins.fill_(UNUSED)
         self.masks = _masks(kwargs, samples)
         self.open = True
 
@@ -87,7 +88,7 @@ class Ballot(Uncopyable):
     @torch.inference_mode(False)
     def _close(self, *_: object) -> None:
         self.open = False
-        self.calls.append((self._progress, self.chosen.clone()))
+        self.calls.append((self._progress, self.margins.clone()))
 
 
 def _masks(kwargs: Mapping[str, Any], samples: int) -> dict[int, Tensor]:

@@ -83,14 +83,15 @@ class Hooked(Patch):
         """The output plus B·inner."""
         if isinstance(module, nn.Conv2d):
             return output + functional.conv2d(inner, self._up).to(output.dtype)
-        if (
-            torch.is_grad_enabled()
-            or not output.dtype == inner.dtype == self._up.dtype
-            or not output.is_contiguous()
-            or len(module._forward_hooks) > 1  # pyright: ignore[reportPrivateUsage] - others may hold it
-        ):
+        same = output.dtype == inner.dtype == self._up.dtype
+        if not (same and self._may_change(output)):
             return output + functional.linear(inner, self._up).to(output.dtype)
         # The output is the layer's own fresh tensor: adding in place saves a pass over it.
         rows = inner.reshape(-1, inner.shape[-1])
         output.view(-1, output.shape[-1]).addmm_(rows, self._up.t())
         return output
+
+    def _may_change(self, output: Tensor) -> bool:
+        """Whether the output is this layer's own fresh tensor, that nobody else has seen."""
+        hooks = self.module._forward_hooks  # pyright: ignore[reportPrivateUsage] - others may hold it
+        return not torch.is_grad_enabled() and output.is_contiguous() and len(hooks) == 1

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .ballot import UNKNOWN, UNUSED, Ballot
+from .ballot import SEVERAL, Ballot
 from .compiled import fastest
 from .divergence import differences
 from .hooked import Hooked
@@ -51,48 +51,61 @@ class Voter(Hooked):
         self._ranks, self._selection = ranks, selection
         self._ballot, self._row = ballot, ballot.row(name)
         self._rows_each = 1
-        self._strength: Tensor | None = None
-        self._spatial = isinstance(self.module, nn.Conv2d)
+        self._strengths: Gates = (1.0, 1.0)
+        # Where channels and tokens are, see `_tokens`.
+        self._channels, self._along = (1, 2) if isinstance(self.module, nn.Conv2d) else (2, 1)
 
     def _apply(self, gates: Gates) -> None:
         super()._apply((1.0, 1.0))
-        sides = [[i] * rank for i, rank in enumerate(self._ranks)]
-        strength = [gates[i] for side in sides for i in side]
-        # For content and for style: which rows of A·x are let through, and how strongly.
-        self._strength = None if gates == (1.0, 1.0) else self._down.new_tensor(strength)
-        wanted = [[i == side and gates[i] != 0 for x in sides for i in x] for side in (0, 1)]
-        self._passing = torch.tensor(wanted, device=self._down.device)
+        self._strengths = gates
 
     def _add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
         inner = self._inner(module, args, kwargs)
-        with torch.no_grad():
-            passing = self._decide(inner.detach(), output.detach())
-        # Not a product with 0, which infinity would survive.
-        inner = torch.where(passing, inner, 0)
-        if self._strength is not None:
-            ones = inner.ndim - 2 if self._spatial else 0
-            inner = inner * self._strength.to(inner).view(-1, *[1] * ones)
-        return self._sum(module, output, inner)
-
-    def _decide(self, inner: Tensor, F: Tensor) -> Tensor:
-        """Which rows of A·x are let through: bool, as `inner` but for tokens."""
         groups = self._groups(inner)
-        margin = self._margin(inner, F, groups)
-        ballot = self._ballot
-        row = ballot.chosen[self._row] if ballot.open else margin.new_zeros(groups)
-        whole = groups in (1, len(row)) or self._selection.scope == "batch"
-        settled = fastest(settle, F.device)
-        votes, passing = settled(
-            margin, self._passing.to(F.device), row, whole, self._selection.scope == "batch"
-        )
-        if ballot.open:
-            row.copy_(votes)
-        passing = passing.repeat_interleave(len(inner) // groups, 0)
-        ones = [1] * (inner.ndim - 2)
-        rank = passing.shape[1]
-        return passing.view(len(passing), *([rank, *ones] if self._spatial else [*ones, rank]))
+        h, F = self._tokens(inner, groups), self._tokens(output.detach(), groups)
+        counting = self._counting(F)
+        if (spread := self._spread(F)) is None:
+            content, style = self._deltas(h)
+            chosen = self._decide(F, content.detach(), style.detach(), counting)
+            c, s = map(scaled, (content, style), self._strengths)
+            added = self._shaped(torch.where(chosen, s, c), output)
+            return output.add_(added) if self._may_change(output) else output + added.to(output)
+        some, of = (x.index_select(self._along, spread) for x in (h.detach(), F))
+        counting = None if counting is None else counting[:, spread]
+        chosen = self._decide(of, *self._deltas(some), counting)
+        c, s = map(scaled, h.split(self._ranks, self._channels), self._strengths)
+        let = torch.cat([torch.where(chosen, 0, c), torch.where(chosen, s, 0)], self._channels)
+        return self._sum(module, output, self._shaped(let, inner))
+
+    @torch.no_grad()
+    def _decide(self, F: Tensor, content: Tensor, style: Tensor, counting: Tensor | None) -> Tensor:
+        """Whether each group chooses style, `[groups, 1, 1]`; the ballot is told."""
+        margin = self._margin(F, content, style, counting)
+        if self._selection.scope == "batch":
+            margin = margin.mean(0, keepdim=True).expand(len(margin))
+        if self._ballot.open:
+            self._tell(margin)
+        return (margin < 0)[:, None, None]
+
+    def _tell(self, margin: Tensor) -> None:
+        """Write down the margins, of all samples if they are theirs; once in a call."""
+        row = self._ballot.margins[self._row]
+        if self._selection.scope == "batch":
+            margin = margin[:1]
+        if len(margin) in (1, len(row)):
+            row.copy_(torch.where(row.isnan(), margin.to(row), SEVERAL))
+        else:  # of rows that are nobody's
+            row.fill_(SEVERAL)
+
+    def _deltas(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Δ_c and Δ_s."""
+        B_c, B_s = self._up.flatten(1).split(self._ranks, 1)
+        h_c, h_s = h.split(self._ranks, self._channels)
+        if self._channels == 1:
+            return B_c @ h_c, B_s @ h_s
+        return h_c @ B_c.t(), h_s @ B_s.t()
 
     def _groups(self, inner: Tensor) -> int:
         """How many decide: the samples, where it is known which rows are theirs."""
@@ -106,66 +119,49 @@ class Voter(Hooked):
         self._rows_each = rows // groups
         return groups
 
-    def _margin(self, inner: Tensor, F: Tensor, groups: int) -> Tensor:
+    def _counting(self, F: Tensor) -> Tensor | None:
+        """Which tokens are no padding, `[groups, tokens]`; None where nobody told."""
+        mask = self._ballot.masks.get(F.shape[self._along]) if self._channels == 2 else None
+        return mask.to(F.device) if mask is not None and len(mask) == len(F) else None
+
+    def _spread(self, F: Tensor) -> Tensor | None:
+        """Which tokens are looked at; None for all."""
+        count, wanted = F.shape[self._along], self._selection.tokens
+        if not 0 < wanted < count:
+            return None
+        return torch.arange(wanted, device=F.device) * count // wanted
+
+    def _margin(self, F: Tensor, content: Tensor, style: Tensor, counting: Tensor | None) -> Tensor:
         """Mean of d_c − d_s over each group's tokens, float32 or wider `[groups]`."""
-        channels, along = (1, 2) if self._spatial else (2, 1)
-        h, base = (self._tokens(x, groups) for x in (inner, F))
-        count = base.shape[along]
-        counting = self._ballot.masks.get(count) if groups == self._ballot.samples else None
-        if 0 < (wanted := self._selection.tokens) < count:
-            spread = torch.arange(wanted, device=F.device) * count // wanted
-            h, base = h.index_select(along, spread), base.index_select(along, spread)
-            counting = counting[:, spread.to(counting.device)] if counting is not None else None
-            count = wanted
-        step = count
-        if base.device.type == "cpu":
-            step = max(1, _BLOCK // (groups * base.shape[channels]))
-        blocks = zip(h.split(step, along), base.split(step, along), strict=True)
-        found = torch.cat([self._differences(*block, channels) for block in blocks], 1)
-        if counting is None or self._spatial:
+        count, how = F.shape[self._along], self._selection
+        measure, step = fastest(differences, F.device), count
+        if F.device.type == "cpu":
+            step = max(1, _BLOCK * count // F.numel())
+        blocks = zip(*(x.split(step, self._along) for x in (F, content, style)), strict=True)
+        of = [measure(*x, how.criterion, how.temperature, self._channels) for x in blocks]
+        found = torch.cat(of, 1) if len(of) > 1 else of[0]
+        if counting is None:
             return found.mean(1)
-        counting = counting.to(found.device)
         return found.where(counting, 0).sum(1) / counting.sum(1).clamp(min=1)
 
     def _tokens(self, x: Tensor, groups: int) -> Tensor:
         """`[groups, tokens, channels]`; of a convolution `[groups, channels, tokens]`."""
-        if not self._spatial:
+        if self._channels == 2:
             return x.reshape(groups, -1, x.shape[-1])
         rows = x.flatten(2)
         each = len(rows) // groups
         return rows if each == 1 else rows.unflatten(0, (groups, each)).transpose(1, 2).flatten(2)
 
-    def _differences(self, h: Tensor, F: Tensor, channels: int) -> Tensor:
-        B_c, B_s = self._up.flatten(1).split(self._ranks, 1)
-        h_c, h_s = h.split(self._ranks, channels)
-        deltas = (B_c @ h_c, B_s @ h_s) if self._spatial else (h_c @ B_c.t(), h_s @ B_s.t())
-        of = self._selection
-        measure = fastest(differences, F.device)
-        return measure(F, *deltas, of.criterion, of.temperature, channels)
+    def _shaped(self, tokens: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `_tokens`."""
+        each = len(like) // len(tokens)
+        if self._channels == 1 and each > 1:
+            tokens = tokens.unflatten(2, (each, -1)).transpose(1, 2).flatten(0, 1)
+        return tokens.reshape(like.shape)
 
 
-def settle(
-    margin: Tensor, passing: Tensor, row: Tensor, whole: bool, together: bool
-) -> tuple[Tensor, Tensor]:
-    """From margins to choices.
-
-    Args:
-        margin: d_c − d_s `[groups]`.
-        passing: What content and style let through, bool `[2, ranks]`.
-        row: What the ballot has of this call up to now, `[samples]`.
-        whole: Whether a choice is one for a whole sample.
-        together: Whether all groups decide as one.
-
-    Returns:
-        What the ballot is to have, `[samples]`, and what each group lets through.
-    """
-    if together:
-        margin = margin.mean(0, keepdim=True).expand(len(margin))
-    style = (margin < 0).long()
-    votes = style.to(row.device, row.dtype)
-    votes = torch.where(margin.isnan().to(row.device), UNKNOWN, votes)
-    if not whole:
-        return torch.full_like(row, UNKNOWN), passing[style]
-    if len(votes) != len(row):  # one for all
-        votes = votes[:1]
-    return torch.where(row == UNUSED, votes, UNKNOWN), passing[style]
+def scaled(x: Tensor, gate: float) -> Tensor:
+    """g·x, and 0 for g = 0 whatever x is."""
+    if gate == 1:
+        return x
+    return x * gate if gate else torch.zeros_like(x)

@@ -33,7 +33,7 @@ def case(pipe: Any, folder: Path, **edit: Any) -> Case:
     name = "unet" if getattr(pipe, "unet", None) is not None else "transformer"
     roots = {name: getattr(pipe, name)}
     specs = all_live(name, roots[name])
-    path = write(folder / "live.safetensors", specs, roots, size=0.2, **(LIVE | edit))
+    path = write(folder / "live.safetensors", specs, roots, size=0.1, **(LIVE | edit))
     return pipe, runtime.read(path), specs, roots
 
 
