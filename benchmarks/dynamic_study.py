@@ -28,13 +28,13 @@ from lorabake.demo.showcase import (
     GUIDANCE,
     HERE,
     MODEL,
-    own_prompts,
     picture_prompt,
+    reference_prompts,
     render,
 )
 from lorabake.pipelines import load
 from lorabake.pipelines.generate import gated
-from lorabake.runtime import Bundle, Replay
+from lorabake.runtime import Replay
 
 PAIRS = (("tikku", "glass"), ("mobbo", "neon"), ("snorb", "blueprint"))
 FLS: dict[str, dict[str, Any]] = {
@@ -80,14 +80,11 @@ def study(subject: str, style: str, seeds: int, rows: dict[str, Figures], bar: A
     """Add one pair's values to the rows."""
     pipe = load(MODEL, device=torch.device("cpu"))
     content, look = (HERE / "loras" / f"{name}.safetensors" for name in (subject, style))
-    prompts = dict(
-        zip(("content_prompt", "style_prompt"), own_prompts(subject, style), strict=True)
-    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "bundle.safetensors")
         lorabake.make(
             content, look, path, method="dynamic", base=MODEL, clip=str(CLIP), dino=str(DINO),
-            reference_guidance=GUIDANCE, **prompts,
+            reference_guidance=GUIDANCE, **reference_prompts(subject, style),
         )  # fmt: skip
         bundle = lorabake.load(path)
         seeing = lorabake.encoders(bundle, CLIP, DINO)
@@ -112,16 +109,11 @@ def study(subject: str, style: str, seeds: int, rows: dict[str, Figures], bar: A
             bar.update()
 
         row("base", nullcontext())
-        row("direct merge", plain(bundle).attach(pipe))
+        row("direct merge", gated(bundle, (1.0, 1.0)).attach(pipe))
         for label, values in FLS.items():
             row(label, bundle.attach(pipe, guidance=False, **values))
         for label, values in LLR.items():
             row(label, bundle.attach(pipe, encoders=seeing, **values))
-
-
-def plain(bundle: Bundle) -> Bundle:
-    """Both LoRAs all the time."""
-    return gated(bundle, (1.0, 1.0))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from .errors import OverrideError
 from .runtime import Bundle
 from .runtime.plan import CONTENT, STYLE
 
-BOTH, UNUSED = 2.0, math.nan
+BOTH, UNKNOWN = 2.0, math.nan
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def shares(bundle: Bundle, report: Mapping[str, Any]) -> np.ndarray:
     """Share of style among what each layer chose: `[progresses, layers]`, float64.
 
     0 is content and 1 style; in between live choices of the samples and calls differed. 2 is
-    where both were applied, NaN where a layer was not computed.
+    where both were applied, NaN where it is not known: see `Applied.decisions`.
 
     Args:
         bundle: Whose layers.
@@ -78,8 +78,8 @@ def _share(row: Mapping[str, Any], i: int) -> float:
     """Of one layer at one progress."""
     if row["decisions"]:
         chosen = [(CONTENT, STYLE).index(one) for call in row["decisions"][i] for one in call or ()]
-        return sum(chosen) / len(chosen) if chosen else UNUSED
+        return sum(chosen) / len(chosen) if chosen else UNKNOWN
     if (gates := row["gates"][i]) is None:
-        return UNUSED
+        return UNKNOWN
     content, style = (bool(gate) for gate in gates)
     return BOTH if content == style else float(STYLE if style else CONTENT)

@@ -25,7 +25,7 @@ from .runtime.plan import CONTENT, STYLE, Constant, Live
 
 _COLOURS = {
     "content": "#3b6fb6", "style": "#f2a33a", "both": "#d9d9d9", "live": "#8d7bb8",
-    "unused": "#ffffff",
+    "unknown": "#ffffff",
 }  # fmt: skip
 _OVERLAP = "overlap |m_c·m_s|"
 _CURVES = {"content m_c": "#3b6fb6", "style m_s": "#f2a33a", _OVERLAP: "#6b6b6b"}
@@ -55,8 +55,8 @@ def plot(
 
     Returns:
         Share of layer × step cells by `content`, `style` and `both`; also by `live`, where it is
-        not known what would be chosen, and `unused`, where a layer was not computed, if there are
-        such cells.
+        not known what would be chosen, and `unknown`, where samples have no choice of a layer, if
+        there are such cells.
 
     Raises:
         OutputError: The file exists already or cannot be written.
@@ -67,7 +67,7 @@ def plot(
     layers = bundle.manifest.layers
     cells = _planned(bundle, steps) if report is None else _told(shares(bundle, report))
     found = {name: float(cells[..., i].mean()) for i, name in enumerate(_COLOURS)}
-    share = {k: v for k, v in found.items() if v or k not in ("live", "unused")}
+    share = {k: v for k, v in found.items() if v or k not in ("live", "unknown")}
     groups = [part(layer.component, layer.module) for layer in layers]
     curves = _curves(bundle) if report is None else {}
     picture = io.BytesIO()
@@ -97,10 +97,10 @@ def _planned(bundle: Bundle, steps: int) -> np.ndarray:
 
 def _told(style: np.ndarray) -> np.ndarray:
     """The same of what was applied, from shares of style as `applied.shares` has them."""
-    unused, both = np.isnan(style), style == BOTH
-    chosen = ~(unused | both)
+    unknown, both = np.isnan(style), style == BOTH
+    chosen = ~(unknown | both)
     part = np.where(chosen, style, 0.0)
-    weights = {"content": chosen - part, "style": part, "both": both, "unused": unused}
+    weights = {"content": chosen - part, "style": part, "both": both, "unknown": unknown}
     return np.stack([weights.get(name, 0.0 * part) for name in _COLOURS], -1).astype(float)
 
 

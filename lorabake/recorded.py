@@ -19,7 +19,7 @@ class Recorded:
         params: Its parameters: those of the live selection and of the recording.
         layers: Layers in the bundle.
         live: Layers of these that chose live, and now have a table.
-        unseen: Layers of those that no run computed, so that they are content throughout.
+        unseen: Layers of those that no run saw choose, so that they are content throughout.
         runs: Images that were recorded: prompts × seeds.
         style: Share of the table's cells (live layers × bins) that are style.
         followed: Share of all live decisions that the table repeats.
@@ -28,7 +28,7 @@ class Recorded:
         direct: Of the images where both LoRAs act all the time (the direct merge) from the same,
             as a scale for `difference`: equal, the table is no nearer to live than that.
         warnings: What the user should know about the result, a sentence each.
-        digest: SHA-256 of the tensor data, that of the source.
+        digest: SHA-256 of the tensor data; that of the source, if its bytes are canonical.
         seconds: Wall-clock time.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from .bundle.agreement import agreement, followed
 from .bundle.rewrite import check_rewritable, rewrite
 from .bundle.votes import Votes, table, votes
 from .device import device as device_named
-from .errors import AttachError, BundleError, RecipeError
-from .methods.values import number, store, text, whole
-from .pipelines import encoders
+from .errors import AttachError, BundleError
+from .inputs import Inputs, several
 from .pipelines.generate import gated
 from .pipelines.runs import difference, runs
 from .recorded import Recorded
@@ -35,61 +34,6 @@ METHOD = "dynamic-recorded"
 
 Progress = Callable[[str, int, int], None]
 Run = tuple[Image, Report]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is run, checked; see `record`."""
-
-    prompts: tuple[str, ...]
-    seeds: int
-    first_seed: int
-    steps: int
-    bins: int | None
-    guidance_scale: float | None
-    width: int | None
-    height: int | None
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            RecipeError: One is of the wrong type or out of range.
-        """
-        _check_prompts(self.prompts)
-        whole("seeds", self.seeds, 1, 10_000)
-        whole("first_seed", self.first_seed, 0, 2**63 - self.seeds)
-        whole("steps", self.steps, 1, 10_000)
-        if self.bins is not None:
-            whole("bins", self.bins, 1, self.steps)
-        if self.guidance_scale is not None:
-            store(self, guidance_scale=number("guidance_scale", self.guidance_scale))
-        if (self.width is None) != (self.height is None):
-            raise RecipeError("one of width and height is missing", advice="Give both, or neither")
-        for name, pixels in (("width", self.width), ("height", self.height)):
-            if pixels is not None:
-                whole(name, pixels, 8, 100_000)
-
-    @property
-    def each_seed(self) -> range:
-        """One per image of a prompt."""
-        return range(self.first_seed, self.first_seed + self.seeds)
-
-    @property
-    def count(self) -> int:
-        """Of all images."""
-        return len(self.prompts) * self.seeds
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of the pipeline's call."""
-        names = ("guidance_scale", "width", "height")
-        return {"num_inference_steps": self.steps} | {n: getattr(self, n) for n in names}
-
-    def params(self, bins: int, base: str | Path) -> dict[str, Any]:
-        """As a manifest has them: with the number of bins, and the base model by its name."""
-        known = asdict(self) | {"prompts": [*self.prompts]}
-        return known | {"bins": bins, "base": encoders.recorded(base)}
 
 
 def record(
@@ -141,7 +85,7 @@ def record(
             the bundle chooses nothing live.
     """
     started = time.perf_counter()
-    inputs = Inputs(_several(prompts), seeds, first_seed, steps, bins, guidance_scale, width, height)
+    inputs = Inputs(several(prompts), seeds, first_seed, steps, bins, guidance_scale, width, height)
     found = load(bundle_path)
     target = outputs.check(output, force=force, inputs=(found.path, Path(base)))
     live = _live(found)
@@ -216,9 +160,11 @@ def _unseen(cast: Votes, base: str | Path) -> int:
     seen = cast.counts().sum((0, 2)) > 0
     if not seen.any():
         raise AttachError(
-            "none of the layers that choose live was computed",
+            "none of the layers that choose live has chosen: they were not computed, or their "
+            "features are not numbers",
             where=str(base),
-            advice="Use the base model that the LoRAs were trained on",
+            advice="Use the base model that the LoRAs were trained on, with its own guidance, in "
+            "float32 or bfloat16",
         )
     return int((~seen).sum())
 
@@ -249,28 +195,5 @@ def _warnings(of: Manifest, unseen: int) -> tuple[str, ...]:
     if of.guidance is not None:
         found.append("the latents were not guided meanwhile, and the new bundle has no guidance")
     if unseen:
-        found.append(f"layers that no run computed are content throughout: {unseen} of them")
+        found.append(f"layers that no run saw choose are content throughout: {unseen} of them")
     return tuple(found)
-
-
-def _several(prompts: object) -> tuple[str, ...]:
-    if isinstance(prompts, str):
-        return (prompts,)
-    if not isinstance(prompts, Iterable):
-        advice = "Give one text, or a list of texts"
-        raise RecipeError(f"{prompts!r} is no text", where="prompts", advice=advice)
-    return tuple(prompts)
-
-
-def _check_prompts(prompts: Sequence[str]) -> None:
-    where, advice = "prompts", "Give texts with the trigger words in them"
-    if not prompts:
-        raise RecipeError("there are none", where=where, advice=advice)
-    for prompt in prompts:
-        if not text(where, prompt).strip():
-            raise RecipeError("one is empty", where=where, advice=advice)
-        # What is no UTF-8 comes as lone surrogates, which no tokeniser takes.
-        if prompt != prompt.encode(errors="replace").decode():
-            raise RecipeError("one is not UTF-8 text", where=where, advice=advice)
-    if len({*prompts}) < len(prompts):
-        raise RecipeError("one is given twice", where=where, advice="Raise the number of seeds")

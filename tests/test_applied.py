@@ -56,7 +56,7 @@ def test_shares_of_style(bundle: Bundle) -> None:
 def test_a_run_is_drawn_between_the_two_colours(bundle: Bundle, tmp_path: Path) -> None:
     report = told([[[0, 1]], [[1, 1]]], [[[0, 0]], [None]])
     share = plots.plot(bundle, tmp_path / "run.png", report=report)
-    wanted = {"content": 1.5 / 6, "style": 1.5 / 6, "both": 2 / 6, "unused": 1 / 6}
+    wanted = {"content": 1.5 / 6, "style": 1.5 / 6, "both": 2 / 6, "unknown": 1 / 6}
     assert share == pytest.approx(wanted)
     with Image.open(tmp_path / "run.png") as file:
         pixels = np.asarray(file.convert("RGB")).astype(int)

@@ -279,13 +279,13 @@ def test_a_layer_that_no_run_computes(
     skipped = [n for n in world.shared if "attentions" in n]
     assert report.unseen == len(skipped) >= len(names) > 0
     assert report.warnings == (
-        f"layers that no run computed are content throughout: {len(skipped)} of them",
+        f"layers that no run saw choose are content throughout: {len(skipped)} of them",
     )
     rules = {str(x): x.rule for x in lorabake.load(tmp_path / "b").manifest.layers}
     assert {rules[n] for n in skipped} == {Table((0,))}
     with monkeypatch.context() as patch:
         patch.setattr(UNet2DConditionModel, "forward", lambda self, sample, t, **_: (sample,))
-        with pytest.raises(AttachError, match="none of the layers that choose live was computed"):
+        with pytest.raises(AttachError, match="none of the layers that choose live has chosen"):
             make(world, tmp_path / "c", **SHORT)
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..runtime import Bundle
+from ..runtime.extras import guidance_value
 from ..runtime.guidance import Guidance
 from ..runtime.plan import Live, Threshold
 
@@ -65,17 +66,11 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
 
 def _guidance(of: Guidance) -> dict[str, Any]:
     """All but the embeddings themselves, of which the sizes are told."""
-    return {
-        "encoders": {"clip": of.clip, "dino": of.dino},
-        "m": of.m,
-        "every": of.every,
-        "through": of.through,
-        "weights": list(of.weights),
-        "references": [
-            {"prompt": x.prompt, "seed": x.seed, "clip": len(x.clip), "dino": len(x.dino)}
-            for x in of.references
-        ],
-    }
+    references = [
+        {"prompt": x.prompt, "seed": x.seed, "clip": len(x.clip), "dino": len(x.dino)}
+        for x in of.references
+    ]
+    return guidance_value(of) | {"references": references}
 
 
 def _means(columns: tuple[Tensor, Tensor] | None) -> dict[str, float] | None:

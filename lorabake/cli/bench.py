@@ -49,7 +49,8 @@ def bench(
     """Time BUNDLE in a base model beside the other ways to use its LoRAs.
 
     The base model alone, one fused LoRA (nothing is faster), PEFT adapters, lorabake fused and
-    with hooks, and K-LoRA computed anew in each layer call.
+    with hooks, and K-LoRA computed anew in each layer call; of a bundle that chooses live,
+    lorabake doing so.
     """
     import torch
 

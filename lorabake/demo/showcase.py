@@ -189,6 +189,12 @@ def own_prompts(subject: str, style: str) -> tuple[str, str]:
     return f"a {subject} creature", f"a creature in {style} style"
 
 
+def reference_prompts(subject: str, style: str) -> dict[str, Any]:
+    """The same as parameters of a method."""
+    content, look = own_prompts(subject, style)
+    return {"content_prompt": content, "style_prompt": look}
+
+
 def render(pipe: Any, prompt: str, seeds: Sequence[int]) -> list[Image]:  # noqa: ANN401 - any diffusers pipeline
     """One picture per seed."""
     # All seeds in one batch: on two cores that is faster than one by one.

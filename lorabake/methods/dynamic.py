@@ -14,6 +14,7 @@ from ..errors import PairError, RecipeError
 from ..lora.pairs import Pair
 from ..pipelines import encoders
 from ..runtime.guidance import MAX_EVERY, MAX_FORCE, Guidance, Through
+from ..runtime.overrides import WEIGHTS
 from ..runtime.plan import Live, Plan
 from ..runtime.selection import (
     MAX_TEMPERATURE,
@@ -27,7 +28,7 @@ from ..training.scene import Wanted
 from .embedded import references
 from .method import BOTH, Context, Fused
 from .trained import check_references, dtype_of, enough_memory, savings
-from .values import flag, not_negative, one_of, positive, store, text, whole
+from .values import flag, one_of, store, text, whole, within
 
 _PATH = {"path": True}
 _ENCODER = {"path": True, "recorded": encoders.recorded}
@@ -95,21 +96,20 @@ class Params:
             RecipeError: One is of the wrong type or out of range.
         """
         check_references(self)
-        weights = ("w_clip_content", "w_clip_style", "w_dino_style")
         store(
             self,
             select=flag("select", self.select),
             criterion=one_of("criterion", self.criterion, get_args(Criterion)),
-            temperature=_checked_temperature(self.temperature),
+            temperature=within("temperature", self.temperature, MIN_TEMPERATURE, MAX_TEMPERATURE),
             scope=one_of("scope", self.scope, get_args(Scope)),
             tokens=whole("tokens", self.tokens, 0, MAX_TOKENS),
             guide=one_of("guide", self.guide, ("auto", "on", "off")),
-            m=_checked_force("m", self.m),
+            m=within("m", self.m, 0, MAX_FORCE),
             every=whole("every", self.every, 1, MAX_EVERY),
             through=one_of("through", self.through, get_args(Through)),
             clip=text("clip", self.clip),
             dino=text("dino", self.dino),
-            **{name: _checked_force(name, getattr(self, name)) for name in weights},
+            **{name: within(name, getattr(self, name), 0, MAX_FORCE) for name in WEIGHTS},
         )
 
     @property
@@ -142,24 +142,6 @@ class Params:
                 "give images of both LoRAs, or set guide=off",
             )
         return None
-
-
-def _checked_temperature(value: object) -> float:
-    return _within("temperature", positive("temperature", value), MIN_TEMPERATURE, MAX_TEMPERATURE)
-
-
-def _checked_force(name: str, value: object) -> float:
-    return _within(name, not_negative(name, value), 0, MAX_FORCE)
-
-
-def _within(name: str, value: float, least: float, most: float) -> float:
-    if not least <= value <= most:
-        raise RecipeError(
-            f"{value:g} is out of range",
-            where=name,
-            advice=f"Give a number from {least:g} to {most:g}",
-        )
-    return value
 
 
 class Dynamic:

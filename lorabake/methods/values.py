@@ -55,6 +55,18 @@ def not_negative(name: str, value: object) -> float:
     return result
 
 
+def within(name: str, value: object, least: float, most: float) -> float:
+    """`value` as a finite float from `least` to `most`."""
+    result = number(name, value)
+    if not least <= result <= most:
+        raise RecipeError(
+            f"{shown(value)} is out of range",
+            where=name,
+            advice=f"Give a number from {least:g} to {most:g}",
+        )
+    return result
+
+
 def text(name: str, value: object) -> str:
     """`value`, which is a text or a path."""
     value = str(value) if isinstance(value, Path) else value

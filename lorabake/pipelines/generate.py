@@ -113,5 +113,5 @@ def _attached(
         return contextlib.nullcontext()
     return bundle.attach(
         pipe, content_strength=strengths[0], style_strength=strengths[1],
-        guidance=guidance, encoders=seeing,
+        guidance=guidance, encoders=seeing if bundle.manifest.guidance else None,
     )  # fmt: skip

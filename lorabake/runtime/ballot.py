@@ -15,10 +15,14 @@ from .patch import Uncopyable
 from .plan import CONTENT, STYLE
 
 UNUSED, SEVERAL = math.nan, math.inf
-"""In the place of a margin: of a layer that was not computed, or in several parts.
+"""In the place of a margin: of a layer that was not computed; of one without a margin for a sample.
 
-Both are no numbers to choose by, as the margin of features that are none themselves.
+That is so where it was computed in several parts, from rows that are nobody's, or from features
+that are no numbers.
 """
+
+NOBODY = -1
+"""In the place of a choice, where one of the samples has none."""
 
 
 class Ballot(Uncopyable):
@@ -35,7 +39,8 @@ class Ballot(Uncopyable):
         margins: What its layers chose by, d_c − d_s, float32 `[layers, samples]`; they write it.
         masks: By their length, which tokens of a sample are no padding, bool `[samples, tokens]`;
             as far as the denoiser is told.
-        calls: Progress and margins of all calls up to now.
+        calls: Progress and choices of all calls up to now, int8 `[layers, samples]`: 0 content,
+            1 style, or -1 for all samples.
     """
 
     def __init__(self, denoiser: nn.Module, clock: Clock, layers: Sequence[str]) -> None:
@@ -57,19 +62,19 @@ class Ballot(Uncopyable):
     def decisions(self, progress: Sequence[Fraction]) -> dict[str, list[list[list[int] | None]]]:
         """By layer and progress: what each call chose for each sample, as a report has it."""
         calls: dict[Fraction, list[list[list[int] | None]]] = {now: [] for now in progress}
-        for now, margins in self.calls:
-            known: list[bool] = margins.isfinite().all(1).tolist()
-            rows: list[list[int]] = torch.where(margins < 0, STYLE, CONTENT).tolist()
-            calls[now].append([row if ok else None for row, ok in zip(rows, known, strict=True)])
+        for now, chosen in self.calls:
+            rows: list[list[int]] = chosen.tolist()
+            calls[now].append([None if NOBODY in row else row for row in rows])
         return {
             layer: [[rows[i] for rows in calls[now]] for now in progress]
             for i, layer in enumerate(self._layers)
         }
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Take the hooks off, and what is kept for a report off the device."""
         while self._handles:
             self._handles.pop().remove()
+        self.calls = [(now, chosen.cpu()) for now, chosen in self.calls]
 
     # Kept out of compiled graphs, which write into `margins` in place.
     @torch.compiler.disable
@@ -88,7 +93,9 @@ class Ballot(Uncopyable):
     @torch.inference_mode(False)
     def _close(self, *_: object) -> None:
         self.open = False
-        self.calls.append((self._progress, self.margins.clone()))
+        chosen = torch.where(self.margins < 0, STYLE, CONTENT)
+        known = self.margins.isfinite().all(1, keepdim=True)
+        self.calls.append((self._progress, torch.where(known, chosen, NOBODY).to(torch.int8)))
 
 
 def _masks(kwargs: Mapping[str, Any], samples: int) -> dict[int, Tensor]:

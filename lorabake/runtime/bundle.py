@@ -197,6 +197,8 @@ class Bundle:
     ) -> Replay:
         """Replay the plan in a pipeline until `detach()` or the end of a `with` block.
 
+        What is chosen live is kept for the replay's `report()`, a byte per layer, sample and call.
+
         Args:
             pipe: Anything with a `unet` or `transformer` and a `scheduler`.
             mode: `fused` computes W0 + ΔW in place when the selection changes, `hooks` leaves the

@@ -62,6 +62,8 @@ class Voter(Hooked):
     def _add(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
+        if not output.numel():  # an expert that no token came to
+            return output
         inner = self._inner(module, args, kwargs)
         groups = self._groups(inner)
         h, F = self._tokens(inner, groups), self._tokens(output.detach(), groups)
@@ -95,7 +97,8 @@ class Voter(Hooked):
         if self._selection.scope == "batch":
             margin = margin[:1]
         if len(margin) in (1, len(row)):
-            row.copy_(torch.where(row.isnan(), margin.to(row), SEVERAL))
+            margin = margin.to(row).nan_to_num(SEVERAL, SEVERAL, SEVERAL)
+            row.copy_(torch.where(row.isnan(), margin, SEVERAL))
         else:  # of rows that are nobody's
             row.fill_(SEVERAL)
 

@@ -17,7 +17,7 @@ from .caller import scheduler_for, uncompiled
 from .changes import follow, state
 from .clock import Clock
 from .compiled import forget_graphs
-from .errors import AttachError, listed
+from .errors import AttachError, OverrideError, listed
 from .fit import components, denoisers, fit
 from .fused import Fused, Keep
 from .guard import Guard
@@ -261,6 +261,12 @@ def attach(
     chosen("mode", mode, get_args(Mode))
     chosen("keep", keep, get_args(Keep))
     values = settings(bundle.manifest, overrides, guided=seeing is not None)
+    if values.guidance is None and seeing is not None and seeing.given:
+        raise OverrideError(
+            f"a bundle of the method {bundle.manifest.method} has no references to guide by",
+            where="encoders or decoder",
+            advice="Leave them away",
+        )
     replay = Replay(bundle, pipe, values, tuple(strength(n, strengths[n]) for n in STRENGTHS))
     try:
         replay.start(mode, keep, seeing or Seeing())

@@ -12,8 +12,10 @@ class Applied(TypedDict):
     `why` says why it is not fused, and is empty if it is. `gates` has the (content, style) factors
     for each of the report's progresses; None where this layer's denoiser was not called, or where
     it chooses live. `decisions` has for each progress what a layer chose live: a list for each
-    call of the denoiser, with 0 (content) or 1 (style) for each sample; None in the place of the
-    list where the layer was not computed. It is empty for other layers.
+    call of the denoiser, with 0 (content) or 1 (style) for each sample. None is in the place of
+    the list where the samples have no such choice: the layer was not computed, or in parts, or
+    from rows that are nobody's, or features of one of them are no numbers. It is empty for layers
+    that do not choose live.
     """
 
     component: str

@@ -18,3 +18,8 @@ class Seeing:
 
     encoders: Mapping[str, Encoder] = field(default_factory=dict[str, Encoder])
     decoder: Any = None
+
+    @property
+    def given(self) -> bool:
+        """Whether anything sees."""
+        return bool(self.encoders) or self.decoder is not None

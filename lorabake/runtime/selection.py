@@ -24,7 +24,7 @@ class Selection:
             1 − cos(F_i, F), `dot` −⟨F_i, F⟩.
         temperature: Of the softmax.
         scope: Who decides together: each `sample` alone (the two halves of classifier-free
-            guidance are two samples), or the whole `batch` of a call.
+            guidance are two samples), or the whole `batch` of a call, by the mean of their d.
         tokens: Tokens (pixels) of each sample that are looked at, evenly spread; 0 is all.
     """
 

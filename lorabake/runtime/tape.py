@@ -155,7 +155,7 @@ def _backward(call: Call, cotangent: Tensor) -> Tensor:
         raise
     except RuntimeError as error:
         raise AttachError(
-            f"the gradient through the denoiser failed: {error}",
+            f"the gradient through the denoiser failed: {str(error).splitlines()[0].rstrip('.:')}",
             advice="It needs the weights as they were in the call, which some kinds of offloading "
             f"and casting take away. {_ADVICE}",
         ) from error

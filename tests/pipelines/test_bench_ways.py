@@ -11,10 +11,13 @@ import torch
 
 from lorabake.pipelines.bench import compare
 from lorabake.pipelines.bench.memory import Peak
+from lorabake.pipelines.bench.ways import LIVE as LIVE_WAYS
 from lorabake.pipelines.bench.ways import WAYS
+from lorabake.runtime import read
 
 from ..oracle import klora
 from ..runtime import pipes
+from ..runtime.naive_bundle import LIVE, all_live, write
 from .bench_case import Case, case_of, error, same
 
 BY_KEY = {way.key: way for way in WAYS}
@@ -111,3 +114,23 @@ def test_the_peak_of_memory() -> None:
         assert (peak.read() or 0) < large
         torch.ones(large // 2).sum()
         assert large < (peak.read() or 0) < 4 * large
+
+
+def test_a_bundle_that_chooses_live_has_its_own_ways(tmp_path: Path) -> None:
+    pipe = pipes.sdxl()
+    specs = all_live("unet", pipe.unet)
+    bundle = read(write(tmp_path / "b", specs, {"unet": pipe.unet}, size=0.1, **LIVE))
+    plain = pipes.render(pipe, 2)
+
+    def draw(steps: int) -> str:
+        pipes.render(pipe, steps)
+        return "tiny"
+
+    result = compare(pipe, bundle, draw, steps=(2,), repeats=1)
+    ways = [row.way for row in result.rows]
+    assert ways == ["base", "floor", "peft_one", "peft_two", "live", "live_256"]
+    assert all(not row.reason and row.image[2] > 0 for row in result.rows)
+    assert torch.equal(pipes.render(pipe, 2), plain)
+    for way in LIVE_WAYS[-2:]:
+        with way.on(bundle, pipe):
+            assert not torch.equal(pipes.render(pipe, 2), plain)

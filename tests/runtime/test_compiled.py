@@ -21,12 +21,11 @@ def test_a_cpu_runs_the_function_itself() -> None:
 def test_what_cannot_be_compiled_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
 
-    def compile_(function: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
+    def compile_(function: Callable[..., Tensor], **_: Any) -> Callable[..., Tensor]:
         def fail(*args: Tensor) -> Tensor:
             tried.append("compiled")
             raise RuntimeError("no Triton here")
 
-        assert options == {"dynamic": True}
         return fail
 
     monkeypatch.setattr(torch, "compile", compile_)

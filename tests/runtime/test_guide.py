@@ -312,6 +312,24 @@ def test_what_cannot_be_differentiated_is_refused() -> None:
         pipe.vae.decoder.conv_out.bias.fill_(float("nan"))
     with (
         guided(pipe),
-        pytest.raises(AttachError, match=r"NaN or infinite at progress 0.*float32.*guidance=False"),
+        pytest.raises(AttachError, match=r"R is NaN or infinite at progress 0.*float32.*guidance"),
     ):
         run(pipe)
+
+
+@pytest.mark.parametrize("through", THROUGH)
+def test_a_gradient_that_is_none_is_refused(through: Any) -> None:
+    """R is a number, its gradient is not."""
+    pipe = pipeline("sd15")
+
+    def spoil(_: nn.Module, __: object, out: Tensor) -> None:
+        if out.requires_grad:
+            out.register_hook(lambda g: g * torch.nan)
+
+    handle = pipe.vae.decoder.conv_out.register_forward_hook(spoil)
+    with (
+        guided(pipe, guidance(through=through)),
+        pytest.raises(AttachError, match=r"the gradient of the guidance is NaN .* progress 0"),
+    ):
+        run(pipe)
+    handle.remove()

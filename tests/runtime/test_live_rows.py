@@ -157,3 +157,11 @@ def test_features_that_are_no_numbers_have_no_choice(tmp_path: Path) -> None:
     x = draw(2, 3, 6, seed=5)
     x[1, 0, 0] = torch.nan
     assert run(bundle, pipe, x)[1] is None
+
+
+def test_no_rows_at_all_leave_the_others_alone(tmp_path: Path) -> None:
+    """As an expert that no token came to."""
+    pipe = Pipe(lambda layer, x: (layer(x[0, :0]), layer(x))[1])
+    bundle, spec = baked(pipe, tmp_path)
+    x = draw(2, 3, 6, seed=6)
+    assert run(bundle, pipe, x)[1] == [chosen(pipe, spec, one) for one in x]

@@ -64,9 +64,12 @@ def floor(bundle: Bundle, pipe: Any) -> Generator[None]:  # noqa: ANN401 - any p
             weight.copy_(original)
 
 
-def attached(mode: Mode) -> Callable[[Bundle, Any], AbstractContextManager[object]]:
+def attached(
+    mode: Mode,
+    **overrides: Any,  # noqa: ANN401 - as attach takes them
+) -> Callable[[Bundle, Any], AbstractContextManager[object]]:
     """Replay, without guidance: what that costs depends on its encoders, not on the LoRAs."""
-    return lambda bundle, pipe: bundle.attach(pipe, mode, guidance=False)
+    return lambda bundle, pipe: bundle.attach(pipe, mode, guidance=False, **overrides)
 
 
 _OTHERS = (
@@ -84,9 +87,6 @@ WAYS = (
 LIVE = (
     *_OTHERS,
     Way("live", "lorabake, live", attached("live"), switches=True),
-    Way(
-        "live_256", "lorabake, live, 256 tokens",
-        lambda b, pipe: b.attach(pipe, "live", guidance=False, tokens=256), switches=True,
-    ),
-)  # fmt: skip
+    Way("live_256", "lorabake, live, 256 tokens", attached("live", tokens=256), switches=True),
+)
 """For bundles that choose live."""
