@@ -52,13 +52,14 @@ def shares(bundle: Bundle, report: Mapping[str, Any]) -> np.ndarray:
     Raises:
         OverrideError: It is of another bundle, or nothing was painted.
     """
-    names = [(layer.component, layer.module) for layer in bundle.manifest.layers]
+    layers = bundle.manifest.layers
     try:
         if report["method"] != bundle.manifest.method:
             raise ValueError
         rows = {(row["component"], row["module"]): row for row in report["layers"]}
         count = len(report["progress"])
-        found = [[_share(rows[name], i) for name in names] for i in range(count)]
+        of = [(rows[x.component, x.module], x.ranks) for x in layers]
+        found = [[_share(row, ranks, i) for row, ranks in of] for i in range(count)]
     except (LookupError, TypeError, ValueError) as error:
         raise OverrideError(
             "the report is not of a replay of this bundle",
@@ -74,12 +75,14 @@ def shares(bundle: Bundle, report: Mapping[str, Any]) -> np.ndarray:
     return np.array(found, dtype=np.float64)
 
 
-def _share(row: Mapping[str, Any], i: int) -> float:
-    """Of one layer at one progress."""
+def _share(row: Mapping[str, Any], ranks: tuple[int, ...], i: int) -> float:
+    """Of one layer at one progress; what only one source has is that one's, as in a plan."""
     if row["decisions"]:
         chosen = [(CONTENT, STYLE).index(one) for call in row["decisions"][i] for one in call or ()]
         return sum(chosen) / len(chosen) if chosen else UNKNOWN
     if (gates := row["gates"][i]) is None:
         return UNKNOWN
     content, style = (bool(gate) for gate in gates)
+    if 0 in ranks:
+        return float(CONTENT if ranks[STYLE] == 0 else STYLE)
     return BOTH if content == style else float(STYLE if style else CONTENT)

@@ -48,15 +48,19 @@ def test_shares_of_style(bundle: Bundle) -> None:
     # Two calls of two samples at first, then one; the second layer was not computed at all once.
     report = told([[[0, 1], [1, 1]], [[0, 0]]], [[[1, 1], None], [None]], ([0.0, 0.5], [2.0, 0.0]))
     found = applied.shares(bundle, report)
-    np.testing.assert_array_equal(found, [[0.75, 1.0, 1.0], [0.0, math.nan, 0.0]])
-    both = applied.shares(bundle, told([[[0]], [[0]]], [[[0]], [[0]]], ([1.0, 0.5], None)))
-    np.testing.assert_array_equal(both[:, 2], [applied.BOTH, math.nan])
+    np.testing.assert_array_equal(found, [[0.75, 1.0, 0.0], [0.0, math.nan, 0.0]])
+    # Gates of layers that both LoRAs have.
+    report = told([[[0]], [[0]]], [[[0]], [[0]]], ([1.0, 1.0], None))
+    report["layers"][0] |= {"decisions": [], "gates": [[1.0, 0.5], None]}
+    report["layers"][1] |= {"decisions": [], "gates": [[0.0, 0.5], [2.0, 0.0]]}
+    gated = applied.shares(bundle, report)
+    np.testing.assert_array_equal(gated, [[applied.BOTH, 1.0, 0.0], [math.nan, 0.0, math.nan]])
 
 
 def test_a_run_is_drawn_between_the_two_colours(bundle: Bundle, tmp_path: Path) -> None:
     report = told([[[0, 1]], [[1, 1]]], [[[0, 0]], [None]])
     share = plots.plot(bundle, tmp_path / "run.png", report=report)
-    wanted = {"content": 1.5 / 6, "style": 1.5 / 6, "both": 2 / 6, "unknown": 1 / 6}
+    wanted = {"content": 3.5 / 6, "style": 1.5 / 6, "both": 0, "unknown": 1 / 6}
     assert share == pytest.approx(wanted)
     with Image.open(tmp_path / "run.png") as file:
         pixels = np.asarray(file.convert("RGB")).astype(int)
