@@ -25,10 +25,7 @@ from .bar import bar
 @click.option("--width", type=click.IntRange(8))
 @click.option("--height", type=click.IntRange(8))
 @options.device
-@click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the base model's weights (default: float32 on a CPU, else bfloat16).",
-)  # fmt: skip
+@options.base_dtype
 @click.option("--compile", "compiled", is_flag=True, help="Measure under torch.compile.")
 @options.as_json
 @click.option("--quiet", "-q", is_flag=True, help="No progress bar.")

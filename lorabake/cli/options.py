@@ -18,6 +18,10 @@ force: Decorator = click.option("--force", "-f", is_flag=True, help="Replace an 
 device: Decorator = click.option(
     "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps …"
 )
+base_dtype: Decorator = click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="Of the base model's weights (default: float32 on a CPU, else bfloat16).",
+)  # fmt: skip
 steps: Decorator = click.option(
     "--steps", type=click.IntRange(1, 10_000), help="Number of denoising steps."
 )

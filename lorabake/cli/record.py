@@ -38,10 +38,7 @@ from .bar import bar
 @click.option("--width", type=click.IntRange(8))
 @click.option("--height", type=click.IntRange(8))
 @options.device
-@click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="Of the base model's weights (default: float32 on a CPU, else bfloat16).",
-)  # fmt: skip
+@options.base_dtype
 @options.force
 @options.quiet
 @options.as_json

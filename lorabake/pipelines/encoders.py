@@ -14,11 +14,10 @@ from ..device import device as device_named
 from ..errors import BaseModelError, OverrideError, listed
 from ..place import expanded, kind
 from ..runtime import Bundle
-from ..runtime.guidance import Guidance
 from .blame import blame
 from .embed import Encoder, Statistics
 
-__all__ = ["CLIP", "DINO", "Encoder", "encoders", "load", "pair", "recorded"]
+__all__ = ["CLIP", "DINO", "Encoder", "encoders", "load", "recorded"]
 
 CLIP = "openai/clip-vit-base-patch32"
 DINO = "facebook/dino-vits16"
@@ -98,34 +97,13 @@ def encoders(
         BaseModelError: It names no id on the hub, or an encoder cannot be loaded.
         RecipeError: There is no such device.
     """
-    if bundle.manifest.guidance is None:
+    guidance = bundle.manifest.guidance
+    if guidance is None:
         raise OverrideError(
             "this bundle has no references to guide latents by",
             where=str(bundle.path),
             advice="Attach it without encoders, or make it with the method dynamic and guide=on",
         )
-    return pair(bundle.manifest.guidance, clip, dino, device=device)
-
-
-def pair(
-    guidance: Guidance,
-    clip: str | Path | None = None,
-    dino: str | Path | None = None,
-    *,
-    device: str | torch.device = "cpu",
-) -> dict[str, Encoder]:
-    """The two encoders that a bundle's guidance was made with, as `clip` and `dino`.
-
-    Args:
-        guidance: What the bundle says; of it only ids on the hub are taken, never a path.
-        clip: Folder or hub id of the CLIP encoder, instead of the one that the bundle names.
-        dino: Likewise of the DINO encoder.
-        device: Where they go.
-
-    Raises:
-        BaseModelError: The bundle names no id on the hub, or an encoder cannot be loaded.
-        RecipeError: There is no such device.
-    """
     given = {"clip": (clip, guidance.clip), "dino": (dino, guidance.dino)}
     names = {role: _trusted(role, told) if own is None else own
              for role, (own, told) in given.items()}  # fmt: skip

@@ -6,6 +6,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from torch import Tensor
 from transformers import SwinConfig, SwinModel
 
 from lorabake.errors import BaseModelError
-from lorabake.pipelines.encoders import Encoder, load, pair, recorded
+from lorabake.pipelines.encoders import Encoder, load, recorded
+from lorabake.pipelines.encoders import encoders as encoders_of
 from lorabake.runtime.guidance import Guidance, Reference
 
 from .. import bases, encoders
@@ -218,13 +221,15 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         load("nobody/no-such-encoder", device=CPU)
 
 
-def guidance(clip: str, dino: str) -> Guidance:
+def bundle(clip: str, dino: str) -> Any:
+    """As much of a bundle as is asked for its encoders."""
     one = Reference((1.0,), (1.0,), None, None)
-    return Guidance((one, one), clip, dino)
+    manifest = SimpleNamespace(guidance=Guidance((one, one), clip, dino))
+    return SimpleNamespace(path=Path("b.safetensors"), manifest=manifest)
 
 
 def test_a_pair_of_ones_own(folder: Path) -> None:
-    found = pair(guidance("a/b", "folder"), folder / "clip", str(folder / "dino"))
+    found = encoders_of(bundle("a/b", "folder"), folder / "clip", str(folder / "dino"))
     assert [*found] == ["clip", "dino"]
     assert all(isinstance(encoder, Encoder) for encoder in found.values())
     assert found["clip"](images(16, 16)).shape == (2, 12)
@@ -239,12 +244,12 @@ def test_a_bundle_names_encoders_on_the_hub_only(
     shutil.copytree(folder / "dino", tmp_path / "some" / "dino")
     for name in ("dino", str(folder / "dino"), "../dino", "~/dino", "a/b/c"):
         with pytest.raises(BaseModelError, match=r"by its folder's name only. Give .* dino="):
-            pair(guidance("a/b", name), folder / "clip")
+            encoders_of(bundle("a/b", name), folder / "clip")
     with pytest.raises(BaseModelError, match=r"but a folder here has that name. .* dino="):
-        pair(guidance("a/b", "some/dino"), folder / "clip")
+        encoders_of(bundle("a/b", "some/dino"), folder / "clip")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BaseModelError, match=r"^nobody/clip: cannot be loaded"):
-        pair(guidance("nobody/clip", "dino"), None, folder / "dino")
+        encoders_of(bundle("nobody/clip", "dino"), None, folder / "dino")
 
 
 def test_what_a_bundle_calls_an_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
