@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from .conftest import CHECKER, ROOT
+
 BIN = Path(sys.executable).parent
 
 
@@ -23,7 +24,6 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         ("ruff", "check"),
         ("ruff", "format", "--check"),
         ("lint-imports", "--no-cache"),
-        ("basedpyright", "--level", "error"),
     ],
     ids=" ".join,
 )
@@ -32,6 +32,13 @@ def test_the_tools_find_nothing(command: tuple[str, ...]) -> None:
     assert program, f"{command[0]} is not installed beside {sys.executable}"
     result = run(program, *command[1:])
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_types(pytestconfig: pytest.Config) -> None:
+    checker = pytestconfig.stash.get(CHECKER, None)
+    assert checker, f"basedpyright is not installed beside {sys.executable}"
+    found, _ = checker.communicate()
+    assert checker.returncode == 0, found
 
 
 def modules_after(code: str) -> set[str]:
