@@ -126,7 +126,12 @@ def _trusted(role: str, name: str) -> str:
         what = f"the bundle's {role.upper()} encoder is on the hub, but a folder here has that name"
     else:
         return name
-    raise BaseModelError(what, where=name, advice=f"Give its folder or hub id: {role}=")
+    raise BaseModelError(
+        what,
+        where=name,
+        advice=f"Give its folder or hub id, {role}= (--{role}), or go without: guidance=False "
+        "(--no-guidance)",
+    )
 
 
 def _place(name: str | Path) -> Path | str:

@@ -48,7 +48,7 @@ class Ballot(Uncopyable):
         self.margins = torch.full((len(layers), 1), UNUSED)
         self.masks: dict[int, Tensor] = {}
         self.calls: list[tuple[Fraction, Tensor]] = []
-        self._clock, self._layers = clock, list(layers)
+        self._clock, self._rows = clock, {layer: i for i, layer in enumerate(layers)}
         self._progress = Fraction(0)
         self._handles = [
             denoiser.register_forward_pre_hook(self._open, prepend=True, with_kwargs=True),  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType] - the decorator is typed loosely
@@ -57,7 +57,7 @@ class Ballot(Uncopyable):
 
     def row(self, layer: str) -> int:
         """A layer's own in `margins`."""
-        return self._layers.index(layer)
+        return self._rows[layer]
 
     def decisions(self, progress: Sequence[Fraction]) -> dict[str, list[list[list[int] | None]]]:
         """By layer and progress: what each call chose for each sample, as a report has it."""
@@ -67,7 +67,7 @@ class Ballot(Uncopyable):
             calls[now].append([None if NOBODY in row else row for row in rows])
         return {
             layer: [[rows[i] for rows in calls[now]] for now in progress]
-            for i, layer in enumerate(self._layers)
+            for layer, i in self._rows.items()
         }
 
     def remove(self) -> None:
