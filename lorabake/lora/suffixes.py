@@ -1,0 +1,33 @@
+"""How the key of a tensor ends: the part of a module's update that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+Slot = Literal[
+    "down", "up", "mid", "alpha",
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+    "diff",
+]  # fmt: skip
+"""Roles of tensors: a plain LoRA has `down`, `up` and perhaps `alpha`, the rest is of other kinds."""
+
+KOHYA: Mapping[str, Slot] = {
+    ".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid",
+} | {f".{slot}": slot for slot in get_args(Slot) if slot not in ("down", "up", "mid")}  # fmt: skip
+"""Endings of kohya's and LyCORIS' keys."""
+
+PEFT: Mapping[str, Slot] = {
+    ".lora_A.weight": "down", ".lora_B.weight": "up",
+    ".lora_A.default.weight": "down", ".lora_B.default.weight": "up", ".alpha": "alpha",
+}  # fmt: skip
+"""Endings of PEFT's keys."""
+
+
+def cut(key: str, suffixes: Mapping[str, Slot]) -> tuple[str, Slot] | None:
+    """`….to_q.lora_down.weight` → (`….to_q`, `down`); None if it ends in none of these."""
+    for suffix, slot in suffixes.items():
+        if key.endswith(suffix) and len(key) > len(suffix):
+            return key.removesuffix(suffix), slot
+    return None
