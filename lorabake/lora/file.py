@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LoraFileError, UnsupportedLoraError, listed
-from .kohya import Slot
+from .suffixes import Slot
 from .types import FLOAT32_MAX
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -6,6 +6,7 @@ import re
 
 from .types import LayerName
 
+_WRAPPERS = re.compile(r"^(?:base_model\.model\.)?(?:transformer\.)?")
 _COMPONENT = re.compile(r"(unet|transformer(?:_2)?|text_encoder(?:_[23])?)\.(.+)")
 _HEADS = {
     "unet": {
@@ -29,6 +30,14 @@ def layer_name(path: str) -> LayerName:
     head = path.partition(".")[0]
     component = next((c for c, heads in _HEADS.items() if head in heads), "transformer")
     return canonical(component, path)
+
+
+def bare(path: str) -> str:
+    """A path without what programs put before the model's own: `base_model.model.`, `transformer.`.
+
+    `base_model.model.transformer.double_blocks.0.…` → `double_blocks.0.…`.
+    """
+    return _WRAPPERS.sub("", path, count=1)
 
 
 def canonical(component: str, module: str) -> LayerName:

@@ -11,11 +11,14 @@ Slot = Literal[
     "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
     "diff",
 ]  # fmt: skip
-"""Roles of tensors: a plain LoRA has `down`, `up` and perhaps `alpha`, the rest is of other kinds."""
+"""What a tensor is in its module; all but `down`, `up` and `alpha` are of other kinds than LoRA."""
+
+_NAMED: dict[str, Slot] = {f".{slot}": slot for slot in get_args(Slot)[3:]}
 
 KOHYA: Mapping[str, Slot] = {
-    ".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid",
-} | {f".{slot}": slot for slot in get_args(Slot) if slot not in ("down", "up", "mid")}  # fmt: skip
+    **{".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid"},
+    **_NAMED,
+}
 """Endings of kohya's and LyCORIS' keys."""
 
 PEFT: Mapping[str, Slot] = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_LONGEST = 2500
+"""Characters of what is wrong: room for why no known key style fits, one reason for each."""
+
 
 class LorabakeError(Exception):
     """Anything lorabake raises on purpose; `exit_code` is what the command line returns for it."""
@@ -22,7 +25,7 @@ class UserError(LorabakeError):
 
     def __init__(self, what: str, *, where: str = "", advice: str = "") -> None:
         self.what, self.where, self.advice = what, where, advice
-        what, where, advice = map(shortened, (what, where, advice))
+        what, where, advice = shortened(what, _LONGEST), shortened(where), shortened(advice)
         message = f"{where}: {what}" if where else what
         super().__init__(f"{message}. {advice}" if advice else f"{message}.")
 

@@ -166,5 +166,8 @@ def test_two_dialects_are_refused(tmp_path: Path) -> None:
     known = tables.random_lora(tables.model("tiny sd15"))
     half = dict(list(known.items())[:3])
     path = tables.save(tmp_path / "both.safetensors", tables.peft(known) | tables.kohya(half))
-    with pytest.raises(LoraFileError, match="mix the key styles of PEFT and kohya"):
+    with pytest.raises(LoraFileError, match=r"mix the key styles of PEFT .* and kohya") as caught:
         read(path)
+    assert f"({min(k for k in tables.peft(known) if 'lora_' in k)})" in str(caught.value)
+    for dialect in MEMBERS:
+        assert dialect.name in str(caught.value)

@@ -251,11 +251,11 @@ def test_the_caller_can_name_the_family(tmp_path: Path) -> None:
 
 
 def test_another_transformer_is_taken_by_its_names(tmp_path: Path) -> None:
-    name = LayerName("transformer", "blocks.3.attn2.to_q")
+    name = LayerName("transformer", "caption_blocks.3.attn2.to_q")
     known = {name: Known(torch.ones(2, 8), torch.ones(6, 2))}
     lora = read(tables.save(tmp_path / "lora.safetensors", tables.peft(known)))
-    assert lora.family == "dit"
-    assert families.get("dit").keys(name)[0] == "transformer.blocks.3.attn2.to_q.lora_A.weight"
+    assert lora.family == "generic"
+    assert families.get("generic").keys(name)[0] == f"{name}.lora_A.weight"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..kohya import Slot
+from ..suffixes import Slot
 from ..types import LayerName, LowRank
 
 
@@ -24,8 +24,8 @@ class Dialect:
     Attributes:
         name: How messages call it.
         example: A key in this style.
-        objection: Why these keys are not in this style; None if they are. For a file of any other
-            dialect it must have one.
+        sign: The key that shows that these keys are in this style, the first one that no other
+            style has; None if there is none. A file with signs of two styles is refused.
         split: The module and role of a key; None if the dialect has no such key.
         place: The layers that a module's factors belong to; one module may hold several, as fused
             query-key-value projections do. None if the dialect has no such module.
@@ -33,6 +33,15 @@ class Dialect:
 
     name: str
     example: str
-    objection: Callable[[Collection[str]], str | None]
+    sign: Callable[[Collection[str]], str | None]
     split: Callable[[str], Part | None]
     place: Callable[[str, LowRank], Mapping[LayerName, LowRank] | None]
+
+    def objection(self, keys: Collection[str]) -> str | None:
+        """Why these keys are not in this style; None if they are."""
+        return f"no key like {self.example}" if self.sign(keys) is None else None
+
+
+def first(own: Callable[[str], bool]) -> Callable[[Collection[str]], str | None]:
+    """A `sign` that looks at each key by itself, in their order in the file's listing."""
+    return lambda keys: next((key for key in sorted(keys) if own(key)), None)

@@ -15,11 +15,11 @@ _NEW = re.compile(r"\.(?:lora|lora_linear_layer)\.(?:down|up)\.weight$")
 _OLD = re.compile(r"\.to_(?:q|k|v|out)_lora\.(?:down|up)\.weight$")
 
 
-def _objection(keys: Collection[str]) -> str | None:
+def _sign(keys: Collection[str]) -> str | None:
+    # Files of the older style have layers without an attention processor in this one.
     if any(_OLD.search(key) for key in keys):
-        return "keys such as to_q_lora.down.weight are of an older style"
-    found = any(_NEW.search(key) for key in keys)
-    return None if found else "no key ends in .lora.down.weight or .lora_linear_layer.down.weight"
+        return None
+    return next((key for key in sorted(keys) if _NEW.search(key)), None)
 
 
 def _split(key: str) -> Part | None:
@@ -33,6 +33,4 @@ def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank]:
     return {layer_name(module.replace(".processor.", ".")): factors}
 
 
-DIALECT = Dialect(
-    "diffusers (new)", "unet.….attn1.to_q.lora.down.weight", _objection, _split, _place
-)
+DIALECT = Dialect("diffusers (new)", "unet.….attn1.to_q.lora.down.weight", _sign, _split, _place)

@@ -6,22 +6,16 @@ Layers without an attention processor were written in the next style already, wi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
 from ..names import layer_name
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part
+from .dialect import Dialect, Part, first
 
 _OLD = re.compile(r"\.to_(?:q|k|v|out)_lora\.(?:down|up)\.weight$")
 _INFIX = r"(?:_lora|\.lora|\.lora_linear_layer)"
 _KEY = re.compile(rf"(.+?)(?:{_INFIX}\.(?:(down|up)\.weight)|{_INFIX}?\.(alpha))")
 _UNET = {"to_out": "to_out.0"}
 _TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-
-
-def _objection(keys: Collection[str]) -> str | None:
-    found = any(_OLD.search(key) for key in keys)
-    return None if found else "no key ends in to_q_lora.down.weight or the like"
 
 
 def _split(key: str) -> Part | None:
@@ -39,5 +33,9 @@ def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank]:
 
 
 DIALECT = Dialect(
-    "diffusers (old)", "unet.….attn1.processor.to_q_lora.down.weight", _objection, _split, _place
+    "diffusers (old)",
+    "unet.….attn1.processor.to_q_lora.down.weight",
+    first(lambda key: _OLD.search(key) is not None),
+    _split,
+    _place,
 )

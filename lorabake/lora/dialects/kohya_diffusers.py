@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from ..kohya import COMPONENTS, dotted, split
-from ..names import canonical
+from ..kohya import ENCODERS, dotted, encoder_layer, split
 from ..types import LayerName, LowRank
 from .dialect import Dialect, Part
 
@@ -15,32 +14,34 @@ _HEADS = re.compile(
 )
 
 
-def _objection(keys: Collection[str]) -> str | None:
-    parts = [part for part in map(split, keys) if part]
-    if not parts:
-        return "no key looks like lora_unet_….lora_down.weight"
-    blocks = [part for part in parts if part.prefix == "unet"]
-    if blocks and not any(_HEADS.match(part.name) for part in blocks):
-        return "no key has a diffusers block name such as lora_unet_down_blocks_…"
-    return None
+def _sign(keys: Collection[str]) -> str | None:
+    parts = {key: part for key in sorted(keys) if (part := split(key))}
+    for key, part in parts.items():
+        if part[:2] == ("lora", "unet") and _HEADS.match(part.name):
+            return key
+    # Text encoders alone are named alike by all of kohya's styles.
+    alone = parts and all(part.part in ENCODERS for part in parts.values())
+    return next(iter(parts)) if alone else None
 
 
 def _split(key: str) -> Part | None:
     part = split(key)
-    return part and Part(f"{part.prefix} {part.name}", part.slot)
+    return part and Part(f"{part.part} {part.name}", part.slot)
 
 
 def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
-    prefix, _, name = module.partition(" ")
-    if prefix == "unet" and not _HEADS.match(name):
+    part, _, name = module.partition(" ")
+    if part in ENCODERS:
+        return {encoder_layer(part, name): factors}
+    if part != "unet" or not _HEADS.match(name):
         return None
-    return {canonical(COMPONENTS[prefix], dotted(name)): factors}
+    return {LayerName("unet", dotted(name)): factors}
 
 
 DIALECT = Dialect(
     "kohya with diffusers block names",
     "lora_unet_down_blocks_0_attentions_0_….lora_down.weight",
-    _objection,
+    _sign,
     _split,
     _place,
 )

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
-
-from ..names import layer_name
+from .. import natives
+from ..names import bare, layer_name
+from ..suffixes import PEFT, cut
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part
-
-_KEY = re.compile(r"(.+)\.(?:(lora_A|lora_B)(?:\.default)?\.weight|alpha)")
+from .dialect import Dialect, Part, first
 
 
-def _objection(keys: Collection[str]) -> str | None:
-    found = any(".lora_A." in key or ".lora_B." in key for key in keys)
-    return None if found else "no key has .lora_A. or .lora_B. in it"
+def _own(key: str) -> bool:
+    found = _split(key)
+    return found is not None and found.slot != "alpha" and not natives.known(bare(found.module))
 
 
 def _split(key: str) -> Part | None:
-    match = _KEY.fullmatch(key)
-    if match is None:
+    found = cut(key, PEFT)
+    if found is None or key.startswith("diffusion_model."):
         return None
-    return Part(match[1], "alpha" if match[2] is None else "down" if match[2] == "lora_A" else "up")
+    return Part(*found)
 
 
-def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank]:
-    return {layer_name(module): factors}
+def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
+    return None if natives.known(bare(module)) else {layer_name(module): factors}
 
 
-DIALECT = Dialect("PEFT", "unet.….attn1.to_q.lora_A.weight", _objection, _split, _place)
+DIALECT = Dialect("PEFT", "unet.….attn1.to_q.lora_A.weight", first(_own), _split, _place)

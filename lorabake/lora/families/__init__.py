@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from ...errors import LoraFileError, listed
-from . import dit, flux, sd2, sd3, sd15, sdxl
+from . import flux, flux2, generic, qwen, sd2, sd3, sd15, sdxl, wan, zimage
 from .evidence import Evidence
 from .family import Family, Fit
 
@@ -13,13 +13,9 @@ __all__ = ["MEMBERS", "Evidence", "Family", "Fit", "get", "names", "recognise"]
 
 # Where two fit equally well, the first is taken and the other stays possible.
 MEMBERS = (
-    sd15.FAMILY,
-    sd2.FAMILY,
-    sdxl.FAMILY,
-    flux.FAMILY,
-    sd3.FAMILY,
-    dit.FAMILY,
-)
+    sd15.FAMILY, sd2.FAMILY, sdxl.FAMILY, flux.FAMILY, sd3.FAMILY, flux2.FAMILY, qwen.FAMILY,
+    zimage.FAMILY, wan.FAMILY, generic.FAMILY,
+)  # fmt: skip
 
 
 def names() -> list[str]:

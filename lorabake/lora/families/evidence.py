@@ -47,6 +47,12 @@ class Evidence:
         found = (f for name, f in self.layers.items() if re.search(pattern, str(name)))
         return frozenset(factors.down.shape[1] for factors in found)
 
+    def blocks(self, stack: str) -> int:
+        """How many blocks a stack of the denoiser has, as far as its layers show."""
+        pattern = re.compile(rf"{stack}\.(\d+)\.")
+        found = (pattern.match(name.module) for name in self.layers)
+        return max((int(match[1]) + 1 for match in found if match), default=0)
+
     @cached_property
     def context(self) -> int | None:
         """Width of the text that a UNet attends to; None if no layer shows it."""

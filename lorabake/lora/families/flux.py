@@ -16,15 +16,21 @@ _MODULES = re.compile(
     r"|time_text_embed\.(timestep|guidance|text)_embedder\.linear_[12]"
 )
 _ALIAS = re.compile(r"\bflux(?!-?2)")
+_BLOCKS, _SINGLE_BLOCKS = 19, 38
+"""Models built alike with more of them are others, for example HunyuanVideo."""
 
 
 def _fit(evidence: Evidence) -> Fit:
     if "transformer" not in evidence.components:
         return Fit.POSSIBLE
-    if "FLUX" in evidence.dialect or evidence.has(r"\.single_transformer_blocks\.|\.x_embedder$"):
-        return Fit.SURE
-    if evidence.widths(r"\.attn\.(to|add)_[qkv]") & {1536, 2432}:
+    if (
+        evidence.blocks("transformer_blocks") > _BLOCKS
+        or evidence.blocks("single_transformer_blocks") > _SINGLE_BLOCKS
+        or evidence.widths(r"\.attn\.(to|add)_[qkv]") & {1536, 2432, 4096, 6144}
+    ):
         return Fit.NO
+    if evidence.has(r"\.single_transformer_blocks\."):
+        return Fit.SURE
     return Fit.LIKELY
 
 

@@ -23,7 +23,7 @@ def _fit(evidence: Evidence) -> Fit:
     sure = evidence.has(r"\.attn2\.|\.pos_embed\.") or "text_encoder_2" in evidence.components
     if sure or evidence.widths(r"\.attn\.(to|add)_[qkv]") & {1536, 2432}:
         return Fit.SURE
-    if evidence.widths(r"\.attn\.(to|add)_[qkv]") & {3072}:
+    if evidence.widths(r"\.attn\.(to|add)_[qkv]") & {3072, 4096, 6144}:
         return Fit.NO
     return Fit.POSSIBLE
 

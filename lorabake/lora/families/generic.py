@@ -1,4 +1,4 @@
-"""Any other diffusion transformer: its layers are known by their names alone."""
+"""Any other denoiser: its layers are known by their names alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .transformer import spell
 
 # Layers of language models are `model.layers…`; they are not for any image pipeline.
 _ANY = re.compile(r"(?!(language_)?model\.).+")
+_BLOCKS = re.compile(r"(transformer(_2)?|unet)\.([\w.]*blocks|layers)\.\d+\.")
 
 
 def _fit(evidence: Evidence) -> Fit:
-    blocks = evidence.has(r"^transformer(_2)?\.(\w*blocks|layers)\.\d+\.")
-    return Fit.POSSIBLE if blocks else Fit.NO
+    return Fit.POSSIBLE if evidence.has(_BLOCKS.pattern) else Fit.NO
 
 
 FAMILY = Family(
-    name="dit",
-    title="a diffusion transformer",
-    architecture="diffusion-transformer/lora",
+    name="generic",
+    title="a model without a family of its own",
+    architecture="diffusion-model/lora",
     denoiser="transformer",
     hub_id=None,
     modules={"transformer": _ANY, "transformer_2": _ANY},

@@ -1,0 +1,52 @@
+"""ComfyUI's keys: `diffusion_model.` before the path in the model's own code, or in diffusers.
+
+ComfyUI, ai-toolkit, OneTrainer, diffusion-pipe and others write so, with the endings of PEFT or of
+kohya. CLIP text encoders are `text_encoders.clip_l.transformer.…` beside it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .. import natives
+from ..names import canonical, layer_name
+from ..sgm import from_sgm
+from ..suffixes import KOHYA, PEFT, Slot, cut
+from ..types import LayerName, LowRank
+from .dialect import Dialect, Part, first
+
+_PREFIX = "diffusion_model."
+_CLIP = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+_ENCODER = re.compile(r"text_encoders\.(clip_[lg])\.transformer\.(.+)")
+_ENDINGS: dict[str, Slot] = {**KOHYA, **PEFT}
+
+
+def _own(key: str) -> bool:
+    return key.startswith(_PREFIX) and _split(key) is not None
+
+
+def _split(key: str) -> Part | None:
+    found = cut(key, _ENDINGS)
+    if found is None or ".processor." in key:
+        return None
+    return Part(*found) if key.startswith(_PREFIX) or _ENCODER.match(key) else None
+
+
+def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
+    if encoder := _ENCODER.fullmatch(module):
+        return {canonical(_CLIP[encoder[1]], encoder[2]): factors}
+    path = module.removeprefix(_PREFIX)
+    unet = from_sgm(path.replace(".", "_"))
+    if unet is not None:
+        return {LayerName("unet", unet): factors}
+    own = natives.place(path, factors)
+    return {layer_name(path): factors} if own is None and not natives.known(path) else own
+
+
+DIALECT = Dialect(
+    "ComfyUI",
+    "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight",
+    first(_own),
+    _split,
+    _place,
+)

@@ -1,0 +1,42 @@
+"""What kohya's dialects with the names of models' own code share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+
+from .. import natives
+from ..kohya import ENCODERS, encoder_layer, split
+from ..natives import Native
+from ..types import LayerName, LowRank
+from .dialect import Part, first
+
+Placed = dict[LayerName, LowRank] | None
+
+
+def sign(heads: re.Pattern[str]) -> Callable[[Collection[str]], str | None]:
+    """A dialect's `sign`: a denoiser's key whose module starts like this."""
+
+    def own(key: str) -> bool:
+        part = split(key)
+        return part is not None and part[:2] == ("lora", "unet") and bool(heads.match(part.name))
+
+    return first(own)
+
+
+def split_native(key: str) -> Part | None:
+    """A dialect's `split`: `unet double_blocks_0_img_mlp_0`, `te1 text_model_…`."""
+    part = split(key)
+    return part and Part(f"{part.part} {part.name}", part.slot)
+
+
+def placer(*members: Native) -> Callable[[str, LowRank], Placed]:
+    """A dialect's `place`, of denoisers of these models."""
+
+    def place(module: str, factors: LowRank) -> Placed:
+        part, _, name = module.partition(" ")
+        if part in ENCODERS:
+            return {encoder_layer(part, name): factors}
+        return natives.place(name, factors, members) if part == "unet" else None
+
+    return place

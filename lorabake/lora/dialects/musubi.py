@@ -1,0 +1,31 @@
+"""musubi-tuner's keys: kohya's, for Wan, Qwen-Image, Z-Image and others.
+
+`lora_unet_blocks_0_self_attn_q` (Wan), `lora_unet_layers_0_attention_qkv` (Z-Image) and
+`lora_unet_transformer_blocks_0_attn_to_q` (Qwen-Image, whose own code has the names of diffusers).
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..kohya import dotted
+from ..natives import wan, zimage
+from ..types import LayerName, LowRank
+from .dialect import Dialect
+from .kohya_native import placer, sign, split_native
+
+_OWN = re.compile(r"(blocks|transformer_blocks|layers|noise_refiner|context_refiner)_\d+_")
+_native = placer(wan.NATIVE, zimage.NATIVE)
+
+
+def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
+    own = _native(module, factors)
+    part, _, name = module.partition(" ")
+    if own is not None or part != "unet":
+        return own
+    return {LayerName("transformer", dotted(name)): factors}
+
+
+DIALECT = Dialect(
+    "musubi", "lora_unet_blocks_0_self_attn_q.lora_down.weight", sign(_OWN), split_native, _place
+)

@@ -1,0 +1,29 @@
+"""OneTrainer's keys for transformers: kohya's, with diffusers names behind `lora_transformer_`."""
+
+from __future__ import annotations
+
+from ..kohya import ENCODERS, dotted, encoder_layer, split
+from ..types import LayerName, LowRank
+from .dialect import Dialect, first
+from .kohya_native import split_native
+
+
+def _own(key: str) -> bool:
+    part = split(key)
+    return part is not None and part[:2] == ("lora", "transformer")
+
+
+def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
+    part, _, name = module.partition(" ")
+    if part in ENCODERS:
+        return {encoder_layer(part, name): factors}
+    return {LayerName("transformer", dotted(name)): factors} if part == "transformer" else None
+
+
+DIALECT = Dialect(
+    "OneTrainer",
+    "lora_transformer_transformer_blocks_0_attn_to_q.lora_down.weight",
+    first(_own),
+    split_native,
+    _place,
+)

@@ -1,0 +1,38 @@
+"""Module names of models' own code ⇄ diffusers names. A new one is a file here and in `MEMBERS`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ..types import LayerName, LowRank
+from . import flux, flux2, sd3, wan, zimage
+from .native import Native
+
+__all__ = ["MEMBERS", "Native", "known", "place", "sd3"]
+
+MEMBERS = (flux.NATIVE, flux2.NATIVE, sd3.NATIVE, wan.NATIVE, zimage.NATIVE)
+
+# Blocks that no diffusers model has under this name.
+_OWN = re.compile(
+    r"(double|single|joint)_blocks[._]\d+[._]"
+    r"|blocks[._]\d+[._]((self|cross)_attn|ffn[._][02]$)"
+    r"|(layers|(noise|context)_refiner)[._]\d+[._]attention[._](qkv|out)$"
+    r"|(double|single)_stream_modulation(_img|_txt)?[._]lin$"
+    r"|(time|vector|guidance)_in[._](in|out)_layer$"
+    r"|final_layer[._]|[ty]_embedder[._]mlp[._]\d+$|time_projection[._]1$"
+    r"|(time|text)_embedding[._][02]$|head[._]head$|img_emb[._]proj[._]\d$"
+)
+
+
+def known(module: str) -> bool:
+    """Whether only a model's own code has a module of this name."""
+    return _OWN.match(module) is not None
+
+
+def place(
+    module: str, factors: LowRank, members: Iterable[Native] = MEMBERS
+) -> dict[LayerName, LowRank] | None:
+    """The layers of the first model that has this module in this shape; None if none has."""
+    found = (native.place(module, factors) for native in members)
+    return next((layers for layers in found if layers is not None), None)
