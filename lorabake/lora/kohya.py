@@ -14,7 +14,7 @@ ENCODERS = {
 }  # fmt: skip
 """Components by their short names."""
 
-_STEM = re.compile(r"(lora|lycoris)_(?:(unet|transformer|te[123]?)_)?(.+)")
+_STEM = re.compile(r"(lora|lycoris)_(?:(unet|transformer(?!_blocks)|te[123]?)_)?(.+)")
 
 # Names of modules that have an underscore of their own, which no dot may replace.
 _WHOLE = (

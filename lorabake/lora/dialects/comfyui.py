@@ -7,13 +7,14 @@ kohya. CLIP text encoders are `text_encoders.clip_l.transformer.…` beside it.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 
 from .. import natives
 from ..names import canonical, layer_name
 from ..sgm import from_sgm
 from ..suffixes import KOHYA, PEFT, Slot, cut
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part, first
+from .dialect import Dialect, Part, Place, first
 
 _PREFIX = "diffusion_model."
 _CLIP = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
@@ -32,15 +33,20 @@ def _split(key: str) -> Part | None:
     return Part(*found) if key.startswith(_PREFIX) or _ENCODER.match(key) else None
 
 
-def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
-    if encoder := _ENCODER.fullmatch(module):
-        return {canonical(_CLIP[encoder[1]], encoder[2]): factors}
-    path = module.removeprefix(_PREFIX)
-    unet = from_sgm(path.replace(".", "_"))
-    if unet is not None:
-        return {LayerName("unet", unet): factors}
-    own = natives.place(path, factors)
-    return {layer_name(path): factors} if own is None and not natives.known(path) else own
+def _beside(modules: Collection[str]) -> Place:
+    members = natives.likeliest(modules)
+
+    def place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
+        if encoder := _ENCODER.fullmatch(module):
+            return {canonical(_CLIP[encoder[1]], encoder[2]): factors}
+        path = module.removeprefix(_PREFIX)
+        unet = from_sgm(path.replace(".", "_"))
+        if unet is not None:
+            return {LayerName("unet", unet): factors}
+        own = natives.place(path, factors, members)
+        return {layer_name(path): factors} if own is None and not natives.known(path) else own
+
+    return place
 
 
 DIALECT = Dialect(
@@ -48,5 +54,6 @@ DIALECT = Dialect(
     "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight",
     first(_own),
     _split,
-    _place,
+    _beside(()),
+    _beside,
 )

@@ -9,6 +9,10 @@ from typing import NamedTuple
 from ..suffixes import Slot
 from ..types import LayerName, LowRank
 
+Place = Callable[[str, LowRank], Mapping[LayerName, LowRank] | None]
+"""The layers that a module's factors belong to; one module may hold several, as fused
+query-key-value projections do. None if the dialect has no such module."""
+
 
 class Part(NamedTuple):
     """What one tensor is: a module, in the dialect's own words, and its role there."""
@@ -27,15 +31,20 @@ class Dialect:
         sign: The key that shows that these keys are in this style, the first one that no other
             style has; None if there is none. A file with signs of two styles is refused.
         split: The module and role of a key; None if the dialect has no such key.
-        place: The layers that a module's factors belong to; one module may hold several, as fused
-            query-key-value projections do. None if the dialect has no such module.
+        place: The layers that a module's factors belong to.
+        place_beside: `place` for a file with these modules, where they tell what each of them is.
     """
 
     name: str
     example: str
     sign: Callable[[Collection[str]], str | None]
     split: Callable[[str], Part | None]
-    place: Callable[[str, LowRank], Mapping[LayerName, LowRank] | None]
+    place: Place
+    place_beside: Callable[[Collection[str]], Place] | None = None
+
+    def placing(self, modules: Collection[str]) -> Place:
+        """How to place the modules of a file that has all these."""
+        return self.place if self.place_beside is None else self.place_beside(modules)
 
     def objection(self, keys: Collection[str]) -> str | None:
         """Why these keys are not in this style; None if they are."""

@@ -19,9 +19,8 @@ def _own(key: str) -> bool:
 
 def _split(key: str) -> Part | None:
     found = cut(key, KOHYA)
-    if found is None or "." not in found[0] or key.startswith("diffusion_model."):
-        return None
-    return Part(*found)
+    foreign = key.startswith(("diffusion_model.", "text_encoders."))
+    return None if found is None or "." not in found[0] or foreign else Part(*found)
 
 
 def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:

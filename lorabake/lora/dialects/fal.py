@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .. import natives
 from ..names import bare
 from ..suffixes import PEFT, cut
-from ..types import LayerName, LowRank
-from .dialect import Dialect, Part, first
+from .dialect import Dialect, Part, Place, first
 
 
 def _own(key: str) -> bool:
@@ -25,8 +26,9 @@ def _split(key: str) -> Part | None:
     return Part(bare(found[0]), found[1])
 
 
-def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
-    return natives.place(module, factors)
+def _beside(modules: Collection[str]) -> Place:
+    members = natives.likeliest(modules)
+    return lambda module, factors: natives.place(module, factors, members)
 
 
 DIALECT = Dialect(
@@ -34,5 +36,6 @@ DIALECT = Dialect(
     "base_model.model.double_blocks.0.img_attn.qkv.lora_A.weight",
     first(_own),
     _split,
-    _place,
+    natives.place,
+    _beside,
 )

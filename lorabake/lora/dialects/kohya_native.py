@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from .. import natives
 from ..kohya import ENCODERS, encoder_layer, split
 from ..natives import Native
 from ..types import LayerName, LowRank
-from .dialect import Part, first
-
-Placed = dict[LayerName, LowRank] | None
+from .dialect import Part, Place, first
 
 
 def sign(heads: re.Pattern[str]) -> Callable[[Collection[str]], str | None]:
@@ -30,10 +28,10 @@ def split_native(key: str) -> Part | None:
     return part and Part(f"{part.part} {part.name}", part.slot)
 
 
-def placer(*members: Native) -> Callable[[str, LowRank], Placed]:
+def placer(*members: Native) -> Place:
     """A dialect's `place`, of denoisers of these models."""
 
-    def place(module: str, factors: LowRank) -> Placed:
+    def place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
         part, _, name = module.partition(" ")
         if part in ENCODERS:
             return {encoder_layer(part, name): factors}

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from ..kohya import dotted
 from ..natives import wan, zimage
@@ -18,7 +19,7 @@ _OWN = re.compile(r"(blocks|transformer_blocks|layers|noise_refiner|context_refi
 _native = placer(wan.NATIVE, zimage.NATIVE)
 
 
-def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
+def _place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
     own = _native(module, factors)
     part, _, name = module.partition(" ")
     if own is not None or part != "unet":

@@ -16,7 +16,7 @@ def _own(key: str) -> bool:
 
 def _split(key: str) -> Part | None:
     found = cut(key, PEFT)
-    if found is None or key.startswith("diffusion_model."):
+    if found is None or key.startswith(("diffusion_model.", "text_encoders.")):
         return None
     return Part(*found)
 

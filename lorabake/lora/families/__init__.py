@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from ...errors import LoraFileError, listed
-from . import flux, flux2, generic, qwen, sd2, sd3, sd15, sdxl, wan, zimage
+from . import flux, flux2, generic, qwen, sd2, sd3, sd15, sdxl, wan, wan22, zimage
 from .evidence import Evidence
 from .family import Family, Fit
 
@@ -14,7 +14,7 @@ __all__ = ["MEMBERS", "Evidence", "Family", "Fit", "get", "names", "recognise"]
 # Where two fit equally well, the first is taken and the other stays possible.
 MEMBERS = (
     sd15.FAMILY, sd2.FAMILY, sdxl.FAMILY, flux.FAMILY, sd3.FAMILY, flux2.FAMILY, qwen.FAMILY,
-    zimage.FAMILY, wan.FAMILY, generic.FAMILY,
+    zimage.FAMILY, wan.FAMILY, wan22.FAMILY, generic.FAMILY,
 )  # fmt: skip
 
 
@@ -57,7 +57,8 @@ def recognise(evidence: Evidence, where: str) -> tuple[Family, frozenset[str]]:
         raise LoraFileError(
             f"its layers are of no base model family that lorabake knows: {_strangers(evidence)}",
             where=where,
-            advice="Check that it is a LoRA for an image model",
+            advice="Check that it is a LoRA for an image model; with --family generic any denoiser's "
+            "layers are taken by their diffusers names",
         )
     if fits[best] is Fit.SURE:
         return best, frozenset()

@@ -29,7 +29,7 @@ def _fit(evidence: Evidence) -> Fit:
         or evidence.widths(r"\.attn\.(to|add)_[qkv]") & {1536, 2432, 4096, 6144}
     ):
         return Fit.NO
-    if evidence.has(r"\.single_transformer_blocks\."):
+    if evidence.dialect == "xlabs" or evidence.has(r"\.single_transformer_blocks\."):
         return Fit.SURE
     return Fit.LIKELY
 

@@ -1,4 +1,8 @@
-"""Any other denoiser: its layers are known by their names alone."""
+"""Any other denoiser: its layers are known by their diffusers names alone.
+
+Transformers come here by themselves; other denoisers where the user says so, because a UNet's layer
+that no UNet family has is more likely a mistake.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ from .transformer import spell
 
 # Layers of language models are `model.layers…`; they are not for any image pipeline.
 _ANY = re.compile(r"(?!(language_)?model\.).+")
-_BLOCKS = re.compile(r"(transformer(_2)?|unet)\.([\w.]*blocks|layers)\.\d+\.")
+_BLOCKS = r"^transformer(_2)?\.(\w*blocks|\w*layers)\.\d+\."
 
 
 def _fit(evidence: Evidence) -> Fit:
-    return Fit.POSSIBLE if evidence.has(_BLOCKS.pattern) else Fit.NO
+    return Fit.POSSIBLE if evidence.has(_BLOCKS) else Fit.NO
 
 
 FAMILY = Family(
@@ -23,7 +27,7 @@ FAMILY = Family(
     architecture="diffusion-model/lora",
     denoiser="transformer",
     hub_id=None,
-    modules={"transformer": _ANY, "transformer_2": _ANY},
+    modules={"transformer": _ANY, "transformer_2": _ANY, "unet": _ANY},
     alias=None,
     fit=_fit,
     spell=spell,

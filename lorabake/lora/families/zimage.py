@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from ..types import LayerName
 from .evidence import Evidence
 from .family import Family, Fit
-from .transformer import spell
 
 _MODULES = re.compile(
     r"(layers|(noise|context)_refiner)\.\d+\."
@@ -22,6 +22,11 @@ def _fit(evidence: Evidence) -> Fit:
     return Fit.SURE if found else Fit.LIKELY
 
 
+def _spell(name: LayerName) -> str:
+    """The prefix that older releases of apps want too."""
+    return f"diffusion_model.{name.module}"
+
+
 FAMILY = Family(
     name="zimage",
     title="Z-Image",
@@ -31,5 +36,5 @@ FAMILY = Family(
     modules={"transformer": _MODULES},
     alias=_ALIAS,
     fit=_fit,
-    spell=spell,
+    spell=_spell,
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from ..types import LayerName, LowRank
 from . import flux, flux2, sd3, wan, zimage
 from .native import Native
 
-__all__ = ["MEMBERS", "Native", "known", "place", "sd3"]
+__all__ = ["MEMBERS", "Native", "known", "likeliest", "place"]
 
 MEMBERS = (flux.NATIVE, flux2.NATIVE, sd3.NATIVE, wan.NATIVE, zimage.NATIVE)
 
@@ -28,6 +28,15 @@ _OWN = re.compile(
 def known(module: str) -> bool:
     """Whether only a model's own code has a module of this name."""
     return _OWN.match(module) is not None
+
+
+def likeliest(modules: Collection[str], members: Sequence[Native] = MEMBERS) -> list[Native]:
+    """The models that a file with these modules may be for, those that it has signs of first."""
+
+    def signed(native: Native) -> bool:
+        return native.sign is not None and any(map(native.sign.search, modules))
+
+    return sorted(members, key=signed, reverse=True)
 
 
 def place(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from .native import Native
@@ -46,5 +47,6 @@ NATIVE = Native(
         "single_blocks.{}.linear1": Fraction(7),
         "single_blocks.{}.linear2": Fraction(1, 5),
     },
+    sign=re.compile(r"(img|txt)_mod[._]|blocks[._]\d+[._]modulation|vector_in"),
     swapped=frozenset({"final_layer.adaLN_modulation.1"}),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from .native import Native
@@ -47,5 +48,6 @@ NATIVE = Native(
         "single_blocks.{}.linear1": Fraction(9),
         "single_blocks.{}.linear2": Fraction(1, 4),
     },
+    sign=re.compile(r"_stream_modulation"),
     swapped=frozenset({"final_layer.adaLN_modulation.1"}),
 )

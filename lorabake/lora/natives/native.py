@@ -28,6 +28,8 @@ class Native:
             three are as wide as the input and the last one has the rest.
         ratios: Output rows per input column of modules that another model has under the same name
             in another form.
+        sign: What only this model's modules have in their paths, with dots or underscores; None
+            where it shares no module with another model.
         swapped: Modules whose two halves of rows, shift and scale, are in the opposite order in
             diffusers; only those with two rows per input column.
     """
@@ -35,6 +37,7 @@ class Native:
     family: str
     modules: Mapping[str, tuple[str, ...]]
     ratios: Mapping[str, Fraction] = field(default_factory=dict[str, Fraction])
+    sign: re.Pattern[str] | None = None
     swapped: frozenset[str] = frozenset()
 
     def find(self, name: str) -> tuple[str, str] | None:
@@ -50,6 +53,17 @@ class Native:
             if pattern in table:
                 return table[pattern], number[0]
         return (table[name], "") if name in table else None
+
+    def home(self, module: str) -> tuple[str, str] | None:
+        """`find`, by the diffusers name of a module that it holds."""
+        number = _NUMBER.search(module)
+        patterns = {module: ""}
+        if number is not None:
+            patterns[f"{module[: number.start()]}{{}}{module[number.end() :]}"] = number[0]
+        for pattern, block in patterns.items():
+            if pattern in self._homes:
+                return self._homes[pattern], block
+        return None
 
     def place(self, name: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
         """The layers that a module's factors belong to; None if there is no such module."""
@@ -71,8 +85,11 @@ class Native:
         return dict(zip(names, pieces, strict=True))
 
     @cached_property
+    def _homes(self) -> dict[str, str]:
+        return {module: key for key, modules in self.modules.items() for module in modules}
+
+    @cached_property
     def _dotted(self) -> dict[str, str]:
-        # A path of one word has neither dots nor underscores to tell by.
         return {key: key for key in self.modules}
 
     @cached_property

@@ -17,10 +17,11 @@ NATIVE = Native(
             "feed_forward.w1": ("feed_forward.w1",),
             "feed_forward.w2": ("feed_forward.w2",),
             "feed_forward.w3": ("feed_forward.w3",),
-            "adaLN_modulation.0": ("adaLN_modulation.0",),
         }.items()
     }
     | {
+        "layers.{}.adaLN_modulation.0": ("layers.{}.adaLN_modulation.0",),
+        "noise_refiner.{}.adaLN_modulation.0": ("noise_refiner.{}.adaLN_modulation.0",),
         "x_embedder": ("all_x_embedder.2-1",),
         "final_layer.linear": ("all_final_layer.2-1.linear",),
         "final_layer.adaLN_modulation.1": ("all_final_layer.2-1.adaLN_modulation.1",),
