@@ -33,6 +33,7 @@ _WHOLE = (
     "condition_embedder", "time_embedder", "time_proj", "image_embedder", "patch_embedding",
     # Text encoders
     "text_model", "text_projection", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj",
+    "wi_0", "wi_1",
 )  # fmt: skip
 _WORD = re.compile(f"(?:{'|'.join(sorted(_WHOLE, key=len, reverse=True))}|[^_]+)(?=_|$)")
 

@@ -1,7 +1,8 @@
 """ComfyUI's keys: `diffusion_model.` before the path in the model's own code, or in diffusers.
 
 ComfyUI, ai-toolkit, OneTrainer, diffusion-pipe and others write so, with the endings of PEFT or of
-kohya. CLIP text encoders are `text_encoders.clip_l.transformer.…` beside it.
+kohya. CLIP text encoders are `text_encoders.clip_l.transformer.…` beside it. With Wan 2.2's two
+denoisers in one file ai-toolkit puts `transformer_1.` and `transformer_2.` before the path.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .dialect import Dialect, Part, Place, first
 _PREFIX = "diffusion_model."
 _CLIP = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 _ENCODER = re.compile(r"text_encoders\.(clip_[lg])\.transformer\.(.+)")
+_DENOISERS = {"1": "transformer", "2": "transformer_2"}
+_STAGE = re.compile(r"transformer_([12])\.")
 _ENDINGS: dict[str, Slot] = {**KOHYA, **PEFT}
 
 
@@ -40,6 +43,11 @@ def _beside(modules: Collection[str]) -> Place:
         if encoder := _ENCODER.fullmatch(module):
             return {canonical(_CLIP[encoder[1]], encoder[2]): factors}
         path = module.removeprefix(_PREFIX)
+        if stage := _STAGE.match(path):
+            found = natives.place(path[stage.end() :], factors, members)
+            return found and {
+                LayerName(_DENOISERS[stage[1]], n.module): f for n, f in found.items()
+            }
         unet = from_sgm(path.replace(".", "_"))
         if unet is not None:
             return {LayerName("unet", unet): factors}

@@ -7,10 +7,12 @@ shows in the widths of its layers, or in its neighbours.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 
 from .. import natives
 from ..natives import flux, flux2
-from .dialect import Dialect
+from ..types import LayerName, LowRank
+from .dialect import Dialect, Place
 from .kohya_native import placer, sign, split_native
 
 _OWN = re.compile(
@@ -20,11 +22,24 @@ _OWN = re.compile(
 
 _MODELS = (flux.NATIVE, flux2.NATIVE)
 
+
+def _beside(modules: Collection[str]) -> Place:
+    of_denoiser = placer(*natives.likeliest(modules, _MODELS))
+
+    def place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
+        found = of_denoiser(module, factors)
+        if found and module.startswith("te3 "):  # T5, which is SD3's third encoder, FLUX.1's second
+            return {LayerName("text_encoder_2", name.module): f for name, f in found.items()}
+        return found
+
+    return place
+
+
 DIALECT = Dialect(
     "kohya for FLUX",
     "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
     sign(_OWN),
     split_native,
-    placer(*_MODELS),
-    lambda modules: placer(*natives.likeliest(modules, _MODELS)),
+    _beside(()),
+    _beside,
 )

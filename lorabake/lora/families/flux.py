@@ -6,7 +6,7 @@ import re
 
 from .evidence import Evidence
 from .family import Family, Fit
-from .transformer import JOINT_BLOCK, spell
+from .transformer import JOINT_BLOCK, T5, spell
 from .unet import CLIP
 
 _MODULES = re.compile(
@@ -40,7 +40,7 @@ FAMILY = Family(
     architecture="flux-1-dev/lora",
     denoiser="transformer",
     hub_id="black-forest-labs/FLUX.1-dev",
-    modules={"transformer": _MODULES, "text_encoder": CLIP},
+    modules={"transformer": _MODULES, "text_encoder": CLIP, "text_encoder_2": T5},
     alias=_ALIAS,
     fit=_fit,
     spell=spell,

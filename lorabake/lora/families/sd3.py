@@ -6,7 +6,7 @@ import re
 
 from .evidence import Evidence
 from .family import Family, Fit
-from .transformer import JOINT_BLOCK, spell
+from .transformer import JOINT_BLOCK, T5, spell
 from .unet import CLIP
 
 _MODULES = re.compile(
@@ -34,7 +34,12 @@ FAMILY = Family(
     architecture="stable-diffusion-3-medium/lora",
     denoiser="transformer",
     hub_id="stabilityai/stable-diffusion-3-medium-diffusers",
-    modules={"transformer": _MODULES, "text_encoder": CLIP, "text_encoder_2": CLIP},
+    modules={
+        "transformer": _MODULES,
+        "text_encoder": CLIP,
+        "text_encoder_2": CLIP,
+        "text_encoder_3": T5,
+    },
     alias=_ALIAS,
     fit=_fit,
     spell=spell,

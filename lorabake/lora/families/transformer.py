@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..types import LayerName
 
 JOINT_BLOCK = (
@@ -11,6 +13,12 @@ JOINT_BLOCK = (
 """Linear modules of a block over image and text tokens; the pattern lacks its last bracket."""
 
 
-def spell(name: LayerName) -> str:
+T5 = re.compile(
+    r"encoder\.block\.\d+\.layer\.\d\.(SelfAttention\.[qkvo]|DenseReluDense\.(wi(_[01])?|wo))"
+)
+"""Linear modules of a T5 text encoder: trainers can train them, but no pipeline loads them."""
+
+
+def spell(name: LayerName) -> str | None:
     """The PEFT key of a layer, which is its path."""
-    return str(name)
+    return None if T5.fullmatch(name.module) else str(name)
