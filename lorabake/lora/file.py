@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LoraFileError, UnsupportedLoraError, listed
+from . import dialects
+from .metadata import parsed
 from .suffixes import Slot
 from .types import FLOAT32_MAX
 
@@ -55,13 +57,34 @@ def load(path: Path, where: str) -> Contents:
         ) from e
     except (SafetensorError, ValueError) as e:
         raise LoraFileError(
-            f"is not a whole safetensors file ({e})",
+            f"is not a whole safetensors file ({_cut_off(path) or e})",
             where=where,
             advice="Download or save it again",
         ) from e
     if not tensors:
         raise LoraFileError("holds no tensors", where=where, advice="Download or save it again")
     return Contents(tensors, metadata, digest)
+
+
+def _cut_off(path: Path) -> str:
+    """Which tensors the file ends before, if its header can be read; empty if that is not it."""
+    try:
+        with path.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            if size > path.stat().st_size:
+                return ""
+            entries = parsed(stream.read(size).decode())
+        there = path.stat().st_size - 8 - size
+        ends = {k: int(v["data_offsets"][1]) for k, v in entries.items() if k != "__metadata__"}
+    except (OSError, ValueError, TypeError, AttributeError, LookupError):
+        return ""
+    lost = sorted((key for key, end in ends.items() if end > there), key=lambda key: ends[key])
+    if not lost:
+        return ""
+    style = dialects.named(ends)
+    return f"it ends before {len(lost)} of its {len(ends)} tensors, the first of them {lost[0]}" + (
+        f"; it was taken for a LoRA in the style of {style}" if style else ""
+    )
 
 
 def checked(tensors: Mapping[str, tuple[Tensor, Slot]], where: str) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from . import (
 )  # fmt: skip
 from .dialect import Dialect, Part
 
-__all__ = ["MEMBERS", "Dialect", "Part", "detect"]
+__all__ = ["MEMBERS", "Dialect", "Part", "detect", "named"]
 
 MEMBERS = (
     peft.DIALECT, fal.DIALECT, comfyui.DIALECT, diffusers_new.DIALECT, diffusers_old.DIALECT,
@@ -59,6 +59,12 @@ def detect(keys: Collection[str], where: str) -> Dialect:
         where=where,
         advice="Choose a LoRA file, not a whole model, or convert it with the program that made it",
     )
+
+
+def named(keys: Collection[str]) -> str:
+    """The name of the one dialect that these keys are in; empty if it is not one."""
+    fitting = [dialect.name for dialect in MEMBERS if dialect.sign(keys) is not None]
+    return fitting[0] if len(fitting) == 1 else ""
 
 
 def _objections(keys: Collection[str]) -> str:

@@ -57,8 +57,8 @@ def recognise(evidence: Evidence, where: str) -> tuple[Family, frozenset[str]]:
         raise LoraFileError(
             f"its layers are of no base model family that lorabake knows: {_strangers(evidence)}",
             where=where,
-            advice="Check that it is a LoRA for an image model; --family generic takes any denoiser's "
-            "layers by their diffusers names",
+            advice="Check that it is a LoRA for an image model; --family generic takes layers "
+            "of any denoiser by their diffusers names",
         )
     if fits[best] is Fit.SURE:
         return best, frozenset()
