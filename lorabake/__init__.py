@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bake import make
     from .bundle import load
+    from .bundle.export import Exported, export
+    from .bundle.push import Pushed, push
     from .pipelines.encoders import encoders
     from .recorded import Recorded
     from .recording import record
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
     from .runtime import Bundle, Replay
 
 __all__ = [
-    "Bundle", "Recorded", "Replay", "Report", "encoders", "load", "make", "record",
+    "Bundle", "Exported", "Pushed", "Recorded", "Replay", "Report", "encoders", "export", "load",
+    "make", "push", "record",
 ]  # fmt: skip
 
 _HOMES = {
     "make": "bake", "Report": "report", "load": "bundle", "Bundle": "runtime", "Replay": "runtime",
-    "encoders": "pipelines.encoders", "record": "recording", "Recorded": "recorded",
+    "export": "bundle.export", "Exported": "bundle.export",
+    "push": "bundle.push", "Pushed": "bundle.push", "encoders": "pipelines.encoders",
+    "record": "recording", "Recorded": "recorded",
 }  # fmt: skip
 
 

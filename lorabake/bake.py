@@ -6,7 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from .device import device as device_named
 from .errors import VerifyError
 from .lora import Lora, families
 from .lora.pairs import Pair
-from .methods.method import Context, Fused
-from .report import Report
+from .methods.method import BOTH, Context, Fused
+from .report import Report, conversions
 from .runtime.manifest import Layer, Manifest, Source
 
 Progress = Callable[[str, int, int], None]
@@ -38,6 +38,8 @@ def make(
     device: str = "cpu",
     content_strength: float = 1.0,
     style_strength: float = 1.0,
+    family: str | None = None,
+    svd_rank: int | None = None,
     force: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
@@ -57,6 +59,10 @@ def make(
         device: Where to compute.
         content_strength: Factor on the content LoRA, folded into the bundle.
         style_strength: Factor on the style LoRA, folded into the bundle.
+        family: Base model family of both, see `lorabake.lora.families.names()`; None to tell it
+            from the files.
+        svd_rank: Rank to which LoHa, LoKr and the like are reduced where theirs is higher; None to
+            take them exactly, or not at all where that needs too high a rank.
         force: Whether an existing output may be replaced, and an interrupted training be lost.
         resume: Whether a training that was interrupted goes on from its checkpoint, which is a
             file beside the output.
@@ -71,8 +77,8 @@ def make(
     """
     report = bake(
         content, style, output, method=method, preset=preset, params=params, base=base,
-        dtype=dtype, device=device, strengths=(content_strength, style_strength), force=force,
-        resume=resume, progress=progress,
+        dtype=dtype, device=device, strengths=(content_strength, style_strength), family=family,
+        svd_rank=svd_rank, force=force, resume=resume, progress=progress,
     )  # fmt: skip
     for text in report.warnings:
         warnings.warn(text, stacklevel=2)
@@ -91,6 +97,8 @@ def bake(
     dtype: str | torch.dtype | None = None,
     device: str = "cpu",
     strengths: tuple[float, float] = (1.0, 1.0),
+    family: str | None = None,
+    svd_rank: int | None = None,
     force: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
@@ -108,23 +116,24 @@ def bake(
     wanted, where = checks.storage(dtype), device_named(device)
     checks.strengths(strengths)
 
-    loras = lora.read_both(content, style)
+    loras = lora.read_both(content, style, family=family, svd_rank=svd_rank)
     pairs = bundle.complete(lora.pair(*loras))
     checks.size(pairs)
     pairs = bundle.strengthen(pairs, strengths)
     if base is not None:
         checks.base(base, pairs)
     checkpoint = target.with_name(f"{target.name}.training")
-    context = Context(
-        where, tell, detail, base, checkpoint, resume, force, _identity(loras, strengths, base)
-    )
+    identity = _identity(loras, strengths, base, svd_rank)
+    context = Context(where, tell, detail, base, checkpoint, resume, force, identity)
     fused = methods.get(chosen.method).fuse(pairs, chosen.params, context)
-    wanted = wanted or bundle.widest(_dtypes(pairs))
+    if fused.pairs is not None:
+        pairs, fused = _whole(fused.pairs, fused, lora.common_family(*loras))
+    wanted = wanted or bundle.widest(loras[0].dtypes | loras[1].dtypes)
     pairs = bundle.strengthen(pairs, fused.strengths)
     if fused.columns is not None:
         pairs = bundle.with_columns(pairs, fused.columns, wanted)
     total = (strengths[0] * fused.strengths[0], strengths[1] * fused.strengths[1])
-    manifest = _manifest(chosen, loras, pairs, fused, total, base)
+    manifest = _manifest(chosen, loras, pairs, fused, total, base, svd_rank)
     verified = _write(target, manifest, pairs, wanted, tell)
     warned = fused.warnings
     if fused.checkpoint is not None:
@@ -141,11 +150,21 @@ def bake(
         dtype=str(wanted).removeprefix("torch."),
         layers=len(pairs),
         shared=sum(pair.both for pair in pairs),
+        rivals=_rivals(loras, manifest.family),
+        conversions=conversions(dict(zip(checks.ROLES, loras, strict=True))),
         notes=fused.notes or {},
         warnings=warned,
         checks=verified,
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def _whole(kept: Sequence[Pair], fused: Fused, family: str) -> tuple[tuple[Pair, ...], Fused]:
+    """What a method has kept, with the empty layers that loaders look for."""
+    rules = {one.name: rule for one, rule in zip(kept, fused.plan.rules, strict=True)}
+    pairs = bundle.complete(kept, family)
+    plan = replace(fused.plan, rules=tuple(rules.get(one.name, BOTH) for one in pairs))
+    return pairs, replace(fused, plan=plan)
 
 
 def _write(
@@ -176,6 +195,7 @@ def _manifest(
     fused: Fused,
     strengths: tuple[float, float],
     base: str | Path | None,
+    svd_rank: int | None,
 ) -> Manifest:
     family = families.get(lora.common_family(*loras))
     layers = [
@@ -183,7 +203,12 @@ def _manifest(
         for pair, rule in zip(pairs, fused.plan.rules, strict=True)
     ]
     sources = [
-        Source(role=role, strength=strength, **asdict(one.provenance))
+        Source(
+            role=role,
+            strength=strength,
+            svd_rank=svd_rank if one.conversions else None,
+            **asdict(one.provenance),
+        )
         for role, strength, one in zip(checks.ROLES, strengths, loras, strict=True)
     ]
     return Manifest(
@@ -201,13 +226,17 @@ def _manifest(
 
 
 def _identity(
-    loras: tuple[Lora, Lora], strengths: tuple[float, float], base: str | Path | None
+    loras: tuple[Lora, Lora],
+    strengths: tuple[float, float],
+    base: str | Path | None,
+    svd_rank: int | None,
 ) -> dict[str, Any]:
     """What work on these LoRAs depends on; as JSON values."""
     return {
         "sources": [one.provenance.sha256 for one in loras],
         "strengths": list(strengths),
         "base": None if base is None else str(_resolved(base)),
+        "svd_rank": svd_rank,
     }
 
 
@@ -225,6 +254,7 @@ def _resolved(base: str | Path) -> Path | str:
     return folder.resolve() if folder else str(base)
 
 
-def _dtypes(pairs: Sequence[Pair]) -> set[torch.dtype]:
-    loras = (source for pair in pairs for source in (pair.content, pair.style) if source)
-    return {tensor.dtype for source in loras for tensor in (source.down, source.up)}
+def _rivals(loras: tuple[Lora, Lora], family: str) -> tuple[str, ...]:
+    """Families that neither of the LoRAs rules out, beside the one that was taken."""
+    possible = [{one.family, *one.rivals} for one in loras]
+    return tuple(sorted((possible[0] & possible[1]) - {family}))

@@ -12,9 +12,9 @@ from lorabake import methods, recipe
 from lorabake.errors import RecipeError
 
 SHIPPED = Path(__file__).parent.parent / "schedules"
-NAMES = ("direct", "dynamic", "dynamic-cosine", "dynamic-dot", "dynamic-fls", "dynamic-js",
-         "dynamic-llr", "fixed", "klora", "klora-released", "klora-s-star", "random", "ziplora",
-         "ziplora-layerwise")  # fmt: skip
+NAMES = ("blora", "direct", "dynamic", "dynamic-cosine", "dynamic-dot", "dynamic-fls",
+         "dynamic-js", "dynamic-llr", "est", "fixed", "klora", "klora-released", "klora-s-star",
+         "random", "switch", "ziplora", "ziplora-layerwise")  # fmt: skip
 
 
 def test_the_shipped_presets() -> None:
@@ -63,7 +63,7 @@ def test_k_lora_is_what_nobody_asked_for() -> None:
     [
         ("klore", None, {}, "Did you mean 'klora'?"),
         (None, "klora-released-", {}, "Did you mean 'klora-released'?"),
-        (None, "qqq", {}, "Choose from direct, dynamic, dynamic-cosine"),
+        (None, "qqq", {}, "Choose from blora, direct, dynamic, dynamic-cosine"),
         ("klora", None, {"alhpa": 1}, "Did you mean 'alpha'?"),
         ("random", None, {"alpha": 1}, "no parameter 'alpha'. Choose from bins, seed"),
         ("direct", "klora", {}, "preset klora: is for the method klora, but the method asked for"),

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..lora.pairs import Pair
 from ..lora.types import LayerName, LowRank, network_order
 
 _INPUTS = ("q_proj", "k_proj", "v_proj")
+_BLOCK = re.compile(r"(single_)?transformer_blocks\.")
+_PROJECTION = re.compile(r"(transformer_blocks\.\d+\.attn)\.(to_[qkv]|add_[qkv]_proj)")
+_SIDES = (("to_q", "to_k", "to_v"), ("add_q_proj", "add_k_proj", "add_v_proj"))
+
+Missing = Mapping[str, tuple[int, int]]
+"""Module of a transformer → its output rows and input columns, in widths of the model."""
 
 
-def complete(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Add an empty `out_proj` to text encoders whose attention layers come without one.
+def complete(pairs: Sequence[Pair], family: str | None = None) -> tuple[Pair, ...]:
+    """Add empty layers without which a stock loader refuses a file or drops part of it.
 
-    With kohya keys diffusers recognises a text encoder's attention by its `out_proj`: without one
-    it refuses the file, or, where there are feed-forward layers as well, drops the attention
-    layers in silence. One output projection of rank 1 that is all zeros mends both.
+    * Text encoders: with kohya keys diffusers recognises attention by its `out_proj`: without one
+      it refuses the file, or, where there are feed-forward layers as well, drops the attention
+      layers in silence. One empty output projection mends both.
+    * FLUX.1: InvokeAI recognises it by two layers of the first blocks, and takes query, key and
+      value of a double block together or not at all.
+    * FLUX.2: InvokeAI recognises it by the first single block; without it, it takes a file for one
+      of Qwen-Image.
 
     Args:
         pairs: In network order.
+        family: Name of the base models' family; None if only text encoders are to be looked at.
 
     Returns:
-        The same with what was missing, in network order.
+        The same with what was missing, each of rank 1 and all zeros, in network order.
     """
     added = [_empty(first) for first in _lacking(pairs)]
+    if family in _MISSING:
+        added += _transformer(pairs, _MISSING[family])
     return tuple(sorted([*pairs, *added], key=lambda pair: network_order(pair.name)))
 
 
@@ -42,15 +56,48 @@ def _lacking(pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _empty(beside: Pair) -> Pair:
+    """An output projection; the projections of CLIP's attention are square."""
     component, module = beside.name
     name = LayerName(component, f"{module.rpartition('.')[0]}.out_proj")
-    return Pair(name, _nothing(beside.content), _nothing(beside.style))
-
-
-def _nothing(beside: LowRank | None) -> LowRank | None:
-    """Zeros of rank 1; the projections of CLIP's attention are square."""
-    if beside is None:
-        return None
     out = beside.shape[0]
-    down, up = beside.down.new_zeros(1, out), beside.up.new_zeros(out, 1)
-    return replace(beside, down=down, up=up, scale=1.0, columns=None)
+    content, style = (lora and _nothing(lora, out, out) for lora in beside.loras)
+    return Pair(name, content, style)
+
+
+def _transformer(pairs: Sequence[Pair], missing: Callable[[set[str]], Missing]) -> list[Pair]:
+    """Of one LoRA only, so that no method has a choice to make between two times nothing."""
+    blocks = [p for p in pairs if p.name.component == "transformer" and _BLOCK.match(p.name.module)]
+    if not blocks:
+        return []
+    # Each layer of a block begins or ends in the model's width, and none is narrower.
+    width = min(min(pair.shape[:2]) for pair in blocks)
+    like = next(lora for lora in blocks[0].loras if lora is not None)
+    return [
+        Pair(LayerName("transformer", module), _nothing(like, rows * width, columns * width), None)
+        for module, (rows, columns) in missing({pair.name.module for pair in blocks}).items()
+    ]
+
+
+def _flux(present: set[str]) -> Missing:
+    wanted = {
+        "transformer_blocks.0.attn.add_q_proj",
+        "single_transformer_blocks.0.attn.to_q",
+    }
+    for match in filter(None, map(_PROJECTION.fullmatch, [*present, *wanted])):
+        wanted |= {f"{match[1]}.{name}" for side in _SIDES if match[2] in side for name in side}
+    return dict.fromkeys(sorted(wanted - present), (1, 1))
+
+
+def _flux2(present: set[str]) -> Missing:
+    """Query, key and value in one, and the two halves of a feed-forward layer three widths wide."""
+    fused = "single_transformer_blocks.0.attn.to_qkv_mlp_proj"
+    return {} if fused in present else {fused: (9, 1)}
+
+
+_MISSING = {"flux": _flux, "flux2": _flux2}
+
+
+def _nothing(like: LowRank, rows: int, columns: int) -> LowRank:
+    """Zeros of rank 1, in the dtype of other factors."""
+    down, up = like.down.new_zeros(1, columns), like.up.new_zeros(rows, 1)
+    return replace(like, down=down, up=up, scale=1.0, columns=None)

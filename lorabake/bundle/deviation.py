@@ -11,6 +11,9 @@ from torch import Tensor
 from ..lora.types import LowRank
 from .fold import balance, largest, working
 
+SLACK = 2.0
+"""How often a number may have been rounded: by the bundle and by another tool, or as A·diag(m)."""
+
 
 class Deviation(NamedTuple):
     """Distance between a stored update and its source, as Frobenius norms.
@@ -31,7 +34,9 @@ class Deviation(NamedTuple):
         return self.error / self.norm if self.norm > 0 else float(self.error > 0)
 
 
-def deviation(stored: tuple[Tensor, Tensor], source: LowRank) -> Deviation:
+def deviation(
+    stored: tuple[Tensor, Tensor], source: LowRank, rounded: torch.dtype | None = None
+) -> Deviation:
     """Compare stored factors with their source, in a dtype wider than theirs.
 
     With A* = 2^k·A·diag(m) and B* = scale·2^-k·B, which is exact for any k,
@@ -44,6 +49,7 @@ def deviation(stored: tuple[Tensor, Tensor], source: LowRank) -> Deviation:
     Args:
         stored: A' and B', shaped like the source's factors.
         source: A, B, their scale and columns m.
+        rounded: In which dtype they were once, if that was another one.
     """
     dtype = stored[0].dtype
     if source.bare and _same(stored[0], source.down) and _same(stored[1], source.up):
@@ -54,9 +60,18 @@ def deviation(stored: tuple[Tensor, Tensor], source: LowRank) -> Deviation:
     b_star = source.up.to(wide).flatten(1) * source.scale
     # Factors may have been stored as they were, or balanced: the same k by the same rule.
     k = 0 if torch.equal(a, a_star) else balance(a_star, b_star, source.columns)
-    a_star, b_star = a_star * 2.0**k, b_star * 2.0**-k
-    da, db = a - a_star, b - b_star
-    error = _norm(b, da) + _norm(db, a_star)
+    found = _at(k, (a, b), (a_star, b_star), rounded or dtype)
+    if k and found.error > found.allowed:  # as they were, and rounded by another tool
+        found = min(found, _at(0, (a, b), (a_star, b_star), rounded or dtype))
+    return found
+
+
+def _at(
+    k: int, stored: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor], dtype: torch.dtype
+) -> Deviation:
+    a_star, b_star = exact[0] * 2.0**k, exact[1] * 2.0**-k
+    da, db = stored[0] - a_star, stored[1] - b_star
+    error = _norm(stored[1], da) + _norm(db, a_star)
     if error == 0:
         return Deviation(0.0, 0.0, 0.0)
     return Deviation(error, _norm(b_star, a_star), _allowed(a_star, b_star, dtype))

@@ -1,128 +1,25 @@
-"""Whether a written bundle is what went in."""
+"""Whether a bundle is still what was made, and if not, what became of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import runtime
 from ..errors import BundleError, PairError, VerifyError
 from ..lora import pair, read_both
 from ..lora.pairs import Pair
+from ..runtime.manifest import Manifest
+from ..runtime.plan import Constant
+from . import changes
 from .columns import with_columns
+from .compare import Checks, coefficients, compare, fits
 from .complete import complete
-from .deviation import deviation
 from .names import check_names
 from .stack import strengthen
-
-_BATCH = 64
-"""Layers compared per opening of the file; in between, memory of mapped pages is given back."""
-
-
-@dataclass(frozen=True)
-class Checks:
-    """What was checked, and how well it holds.
-
-    Attributes:
-        layers: Layers in the bundle.
-        compared: Updates ΔW compared with a source, two for a layer that both LoRAs have.
-        worst_error: Largest relative Frobenius error of an update; 0 if all are exact copies.
-        worst_layer: Where that is; empty if nowhere.
-        digest: SHA-256 of the tensor data, as the manifest has it.
-    """
-
-    layers: int
-    compared: int
-    worst_error: float
-    worst_layer: str
-    digest: str
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        whole = f"{self.layers} layers, undamaged"
-        if not self.compared:
-            return whole
-        if not self.worst_layer:
-            return f"{whole}; all {self.compared} updates equal their sources exactly"
-        return (
-            f"{whole}; all {self.compared} updates equal their sources within rounding "
-            f"(worst {self.worst_error:.1e}, {self.worst_layer})"
-        )
-
-
-def compare(
-    path: Path,
-    pairs: Sequence[Pair],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Checks:
-    """Read a bundle back and compare it with what it was made of, but for its digest.
-
-    Args:
-        path: The bundle.
-        pairs: Its sources by layer, in its order, every strength in their scales, with their
-            column coefficients if it has any.
-        progress: Called as `progress(layers done, layers in all)`.
-
-    Raises:
-        BundleError: The file is not a whole bundle.
-        VerifyError: Names, ranks or column coefficients differ, or updates by more than the
-            rounding of the bundle's dtype.
-    """
-    bundle = runtime.read(path)
-    check_names(bundle)
-    layers = bundle.manifest.layers
-    if [(str(one.name), one.ranks) for one in pairs] != [(str(x), x.ranks) for x in layers]:
-        raise VerifyError(f"{path}: its layers or ranks are not those of the two LoRAs.")
-    _check_coefficients(bundle, pairs)
-    worst, where, compared = 0.0, "", 0
-    for done, (layer, one) in enumerate(zip(layers, pairs, strict=True), 1):
-        for i, source in enumerate((one.content, one.style)):
-            if source is None:
-                continue
-            found = deviation(bundle.factors(layer, i), source)
-            if not found.error <= found.allowed:
-                raise VerifyError(
-                    f"{path}: {layer} differs from the {bundle.manifest.sources[i].role} LoRA by "
-                    f"{found.relative:.2g} of its norm, more than rounding explains."
-                )
-            compared += 1
-            if found.relative > worst:
-                worst, where = found.relative, str(layer)
-        if done % _BATCH == 0:
-            bundle = runtime.read(path)
-        progress(done, len(layers))
-    return Checks(len(layers), compared, worst, where, bundle.manifest.digest)
-
-
-def _check_coefficients(bundle: runtime.Bundle, pairs: Sequence[Pair]) -> None:
-    """Check that the column coefficients are exactly these."""
-    found = _coefficients(bundle)
-    for one in pairs:
-        wanted = tuple(x.columns for x in one.loras if x is not None and x.columns is not None)
-        stored = found.get(str(one.name), ())
-        if len(stored) != len(wanted) or not all(map(torch.equal, stored, wanted)):
-            raise VerifyError(f"{bundle.path}: {one.name} has other column coefficients.")
-
-
-def _coefficients(bundle: runtime.Bundle) -> dict[str, tuple[Tensor, Tensor]]:
-    return bundle.coefficients() if bundle.manifest.columns else {}
-
-
-def _weighted(bundle: runtime.Bundle, pairs: Sequence[Pair]) -> Sequence[Pair]:
-    """The sources times the bundle's own column coefficients."""
-    found = _coefficients(bundle)
-    try:
-        return with_columns(pairs, [found.get(str(pair.name)) for pair in pairs], torch.float32)
-    except ValueError as error:
-        raise VerifyError(f"{bundle.path}: its column coefficients do not fit: {error}.") from error
 
 
 def verify(
@@ -132,25 +29,131 @@ def verify(
 ) -> Checks:
     """Check a bundle's digest and names, and its updates against the LoRAs it was made of.
 
+    A bundle that was saved again in another precision, or with its tensors in another order, still
+    holds: that it was no more than that is told by the digest (wider, reordered) or the sources.
+
     Args:
         path: The bundle's file.
         against: Content and style LoRA; None to check the bundle by itself.
         progress: Called as `progress(layers done, layers in all)`.
 
     Raises:
-        BundleError: It is damaged, or not made of these LoRAs.
+        BundleError: It is damaged, not made of these LoRAs, or another tool has made a plain LoRA
+            of it; the message says how.
         LoraFileError: A LoRA cannot be read.
     """
-    bundle = runtime.read(path, verify=True)
-    manifest = bundle.manifest
+    bundle = _opened(Path(path))
+    intact = bundle.intact()
     try:
+        bundle.check_finite()
+        coefficients(bundle)
+    except BundleError as error:
+        if intact:
+            raise
+        raise _changed(bundle) from error
+    original = None if intact else changes.written(bundle)
+    resaved = "" if intact else _short(_dtype(bundle))
+    try:
+        check_names(bundle)
         if against is None:
-            check_names(bundle)
-            return Checks(len(manifest.layers), 0, 0.0, "", manifest.digest)
-        content, style = read_both(*against, family=manifest.family)
-        strengths = (manifest.sources[0].strength, manifest.sources[1].strength)
-        pairs = strengthen(complete(pair(content, style)), strengths)
-        return compare(Path(path), _weighted(bundle, pairs), progress)
+            if not (intact or original):
+                raise _changed(bundle)
+            layers, digest = len(bundle.manifest.layers), bundle.manifest.digest
+            return Checks(layers, 0, 0.0, "", digest, resaved=resaved)
+        pairs, left_out = _sources(bundle, against)
+        rounded = None if intact else original or _dtype(bundle)
+        try:
+            checks = compare(bundle.path, pairs, progress, rounded)
+        except VerifyError as error:
+            if intact or original or not fits(bundle, pairs):
+                raise
+            raise _changed(bundle, pairs) from error
+        return replace(checks, left_out=left_out, resaved=resaved)
     except (PairError, VerifyError) as error:
         what = str(error).removeprefix(f"{path}: ").rstrip(".")
         raise BundleError(what, where=str(path)) from error
+
+
+def _opened(path: Path) -> runtime.Bundle:
+    try:
+        return runtime.read(path)
+    except BundleError as error:
+        if what := changes.misfit(path):
+            raise BundleError(
+                f"another tool has changed it: {what}", where=str(path), advice=changes.PLAIN
+            ) from error
+        raise
+
+
+def _sources(
+    bundle: runtime.Bundle, against: tuple[str | Path, str | Path]
+) -> tuple[Sequence[Pair], int]:
+    """What the bundle was made of by layer, and how many updates of the LoRAs are not in it."""
+    manifest = bundle.manifest
+    svd_rank = next((source.svd_rank for source in manifest.sources if source.svd_rank), None)
+    pairs = pair(*read_both(*against, family=manifest.family, svd_rank=svd_rank))
+    kept = _kept(pairs, manifest)
+    strengths = (manifest.sources[0].strength, manifest.sources[1].strength)
+    left_out = _updates(pairs) - _updates(kept)
+    names = {str(layer) for layer in manifest.layers} | {str(one.name) for one in kept}
+    # Which empty layers are added has changed over time.
+    whole = [one for one in complete(kept, manifest.family) if str(one.name) in names]
+    return _weighted(bundle, strengthen(whole, strengths)), left_out
+
+
+def _updates(pairs: Sequence[Pair]) -> int:
+    return sum(source is not None for one in pairs for source in one.loras)
+
+
+def _kept(pairs: Sequence[Pair], manifest: Manifest) -> Sequence[Pair]:
+    """The sources without what the bundle lacks; a plan that chooses lacks nothing."""
+    if not all(isinstance(layer.rule, Constant) for layer in manifest.layers):
+        return pairs
+    ranks = {str(layer): layer.ranks for layer in manifest.layers}
+    kept: list[Pair] = []
+    for one in pairs:
+        content, style = ranks.get(str(one.name), (0, 0))
+        has = replace(
+            one, content=one.content if content else None, style=one.style if style else None
+        )
+        kept += [has] if any(has.ranks) else []
+    return kept
+
+
+def _dtype(bundle: runtime.Bundle) -> torch.dtype:
+    return bundle.factors(bundle.manifest.layers[0], 0)[0].dtype
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _changed(bundle: runtime.Bundle, pairs: Sequence[Pair] | None = None) -> BundleError:
+    """The error of a bundle whose numbers are others; with the sources it tells which."""
+    advice = changes.PLAIN
+    if resized := changes.misfit(bundle.path):
+        what = resized
+    elif pairs is not None:
+        what = changes.became(bundle, pairs)
+    elif changes.mixed(bundle):
+        what = "its ranks were shuffled, or factored anew by an SVD"
+    else:
+        what = "another tool has changed their numbers"
+        advice = (
+            f"If they were only saved in another precision ({_short(_dtype(bundle))} now), the "
+            f"plan still holds: `lorabake verify --against CONTENT STYLE` tells. {changes.PLAIN}"
+        )
+    return BundleError(
+        f"its tensors are not those it was made with (the digest differs): {what}",
+        where=str(bundle.path),
+        advice=advice,
+    )
+
+
+def _weighted(bundle: runtime.Bundle, pairs: Sequence[Pair]) -> Sequence[Pair]:
+    """The sources times the bundle's own column coefficients."""
+    found = coefficients(bundle)
+    try:
+        return with_columns(pairs, [found.get(str(pair.name)) for pair in pairs], torch.float32)
+    except ValueError as error:
+        raise VerifyError(f"{bundle.path}: its column coefficients do not fit: {error}.") from error

@@ -9,12 +9,14 @@ import click
 
 from .bench import bench
 from .demo import demo
+from .export import export
 from .frame import Frame
 from .generate import generate
 from .inspect import inspect
 from .make import make
 from .plot import plot
 from .presets import presets
+from .push import push
 from .record import record
 from .verify import verify
 
@@ -25,7 +27,9 @@ def cli() -> None:
     """Bake a content LoRA and a style LoRA into one file that carries its own fusion plan."""
 
 
-for command in (make, inspect, plot, generate, record, bench, verify, presets, demo):
+for command in (
+    make, inspect, plot, generate, record, bench, verify, export, push, presets, demo,
+):  # fmt: skip
     cli.add_command(command)
 
 

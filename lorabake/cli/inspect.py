@@ -31,7 +31,9 @@ def inspect(bundle: str, steps: int | None, as_json: bool) -> None:
 
 
 def _page(found: dict[str, Any], steps: int) -> list[str]:
-    params = ", ".join(f"{k} {v}" for k, v in found["params"].items() if v != "")
+    given = {k: " + ".join(map(str, v)) if isinstance(v, list) else v
+             for k, v in found["params"].items()}  # fmt: skip
+    params = ", ".join(f"{k} {v}" for k, v in given.items() if v != "")
     lines = [
         f"method   {found['method']}" + (f" ({params})" if params else ""),
         f"family   {found['family']}" + (f", made for {found['base']}" if found["base"] else ""),

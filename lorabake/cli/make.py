@@ -30,6 +30,15 @@ from .bar import bar
     "--dtype", metavar="DTYPE",
     help="float16, bfloat16 or float32 (default: the wider one of the two LoRAs).",
 )  # fmt: skip
+@click.option(
+    "--family",
+    metavar="NAME",
+    help="Base model family (default: told from the files).",
+)
+@click.option(
+    "--svd-rank", type=click.IntRange(1, 8192), metavar="R",
+    help="Reduce LoHa, LoKr and the like to this rank where theirs is higher.",
+)  # fmt: skip
 @options.trained
 @options.device
 @options.force
@@ -46,6 +55,8 @@ def make(
     content_strength: float,
     style_strength: float,
     dtype: str | None,
+    family: str | None,
+    svd_rank: int | None,
     device: str,
     resume: bool,
     force: bool,
@@ -66,8 +77,8 @@ def make(
         report = bake(
             content, style, output,
             method=method, preset=preset, params=params, base=base, dtype=dtype, device=device,
-            strengths=(content_strength, style_strength), force=force, resume=resume,
-            progress=progress, detail=progress.detail,
+            strengths=(content_strength, style_strength), family=family, svd_rank=svd_rank,
+            force=force, resume=resume, progress=progress, detail=progress.detail,
         )  # fmt: skip
     for text in () if quiet else report.warnings:
         click.echo(f"lorabake: warning: {text}", err=True)

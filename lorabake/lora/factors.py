@@ -9,9 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import LoraFileError, listed
+from . import kinds
 from .adapter import scale, usable
 from .dialects import Dialect, Part
-from .kohya import Slot
+from .kinds.convert import Converter, Module
+from .suffixes import Slot
 from .types import LayerName, LowRank
 
 Slots = dict[Slot, str]
@@ -46,31 +48,49 @@ def assemble(
     tensors: Mapping[str, Tensor],
     config: Mapping[str, Any],
     where: str,
+    converter: Converter | None = None,
 ) -> dict[LayerName, LowRank]:
     """Put factors together and give them their layers' names.
+
+    Args:
+        dialect: The file's key style.
+        parts: What each tensor is.
+        tensors: By key.
+        config: The adapter configuration, which may hold alpha.
+        where: The file, for messages.
+        converter: Turns what is no plain LoRA into one; only exactly if not given.
 
     Raises:
         LoraFileError: Factors are missing, double or contradict each other, alpha is no scalar
             above zero, or a module is unknown to the dialect.
+        UnsupportedLoraError: A layer has no small exact factors.
     """
+    converter = converter or Converter(where)
     modules = _modules(parts, where)
-    _refuse_orphans(modules, where)
+    _refuse_orphans(modules, dialect, where)
+    checked = {name: _module(slots, tensors, dialect, where) for name, slots in modules.items()}
+    converter.check(list(checked.values()))
+    place = dialect.placing(modules)
     layers: dict[LayerName, LowRank] = {}
     homes: dict[LayerName, str] = {}
     unknown: list[str] = []
-    for module, slots in modules.items():
-        factors, stated = _factors(slots, tensors, where)
-        placed = dialect.place(module, factors)
+    for name, slots in modules.items():
+        one = checked[name]
+        stated = _stated(one, slots, tensors, dialect, where)
+        factors, conversion = converter.factors(one)
+        placed = place(name, factors)
         if placed is None:
             unknown += slots.values()
             continue
-        for name, piece in placed.items():
-            if name in homes:
-                raise _double(homes[name], slots["down"], where)
-            homes[name] = slots["down"]
-            configured = scale(config, name, factors.rank, where)
+        for layer, piece in placed.items():
+            if layer in homes:
+                raise _double(homes[layer], one.key, where)
+            homes[layer] = one.key
+            configured = scale(config, layer, factors.rank, where) if one.kind.plain else None
             agreed = _agreed(stated, configured, slots, where)
-            layers[name] = LowRank(piece.down, piece.up, agreed)
+            layers[layer] = LowRank(piece.down, piece.up, agreed)
+        if conversion:
+            converter.keep(conversion, list(placed), stated or 1.0)
     if unknown:
         raise _unused(unknown, len(parts), dialect, where)
     return layers
@@ -103,57 +123,61 @@ def _agreed(stated: float | None, configured: float | None, slots: Slots, where:
     return stated
 
 
-def _refuse_orphans(modules: Mapping[str, Slots], where: str) -> None:
-    orphans = [
-        key
-        for slots in modules.values()
-        if not {"down", "up"} <= slots.keys()
-        for key in slots.values()
-    ]
-    if orphans:
+def _refuse_orphans(modules: Mapping[str, Slots], dialect: Dialect, where: str) -> None:
+    broken = [slots for slots in modules.values() if kinds.choose(slots.keys()) is None]
+    if not broken:
+        return
+    taken = f"it was taken for a LoRA in the style of {dialect.name}"
+    kind = kinds.nearest_kind(broken[0].keys())
+    if kind is None:
+        names = [key for slot, key in broken[0].items() if slot != "alpha"]
         raise LoraFileError(
-            f"{len(orphans)} tensors lack the other factor of their layer (a down factor needs an "
-            f"up factor, and an alpha needs both): {listed(orphans, 3)}",
+            f"one layer has tensors of several kinds of adapters: {listed(names, 8)} ({taken})",
             where=where,
-            advice="The file is incomplete; save or download it again",
+            advice="Save it again from the program that made it",
         )
-
-
-def _factors(
-    slots: Slots, tensors: Mapping[str, Tensor], where: str
-) -> tuple[LowRank, float | None]:
-    """The factors of one module, and alpha / rank if the file has an alpha for it."""
-    down, up = tensors[slots["down"]], tensors[slots["up"]]
-    if down.ndim == 4 and up.ndim == 2:
-        up = up[:, :, None, None]
-    _require(_fit(down, up), slots, tensors, where)
-    if "alpha" not in slots:
-        return LowRank(down, up), None
-    alpha = tensors[slots["alpha"]]
-    if alpha.numel() != 1:
-        raise LoraFileError(
-            f"alpha must be one number, but {slots['alpha']} has shape {list(alpha.shape)}",
-            where=where,
-        )
-    return LowRank(down, up), usable(alpha.item(), slots["alpha"], where) / down.shape[0]
-
-
-def _fit(down: Tensor, up: Tensor) -> bool:
-    linear = down.ndim == up.ndim == 2
-    convolution = down.ndim == up.ndim == 4 and up.shape[2:] == (1, 1)
-    return (
-        (linear or convolution)
-        and down.shape[0] == up.shape[1]
-        and 0 not in (*down.shape, *up.shape)
+    orphans = [key for slots in broken for key in slots.values()]
+    raise LoraFileError(
+        f"{len(orphans)} tensors lack the other factors of their layer ({kind.needs}): "
+        f"{listed(orphans, 3)} ({taken})",
+        where=where,
+        advice="The file is incomplete; save or download it again",
     )
 
 
-def _require(fits: bool, slots: Slots, tensors: Mapping[str, Tensor], where: str) -> None:
-    if not fits:
-        shapes = [f"{key} {list(tensors[key].shape)}" for key in (slots["down"], slots["up"])]
+def _module(slots: Slots, tensors: Mapping[str, Tensor], dialect: Dialect, where: str) -> Module:
+    """One module with its kind, all shapes checked.
+
+    Raises:
+        LoraFileError: They contradict each other, or a tensor is empty.
+    """
+    kind = kinds.choose(slots.keys()) or kinds.PLAIN
+    own: dict[Slot, Tensor] = {s: tensors[key] for s, key in slots.items() if s != "alpha"}
+    size = None if any(t.numel() == 0 for t in own.values()) else kind.size(own)
+    if size is None:
+        shapes = [f"{slots[slot]} {list(tensor.shape)}" for slot, tensor in own.items()]
         raise LoraFileError(
-            f"the factors' shapes contradict each other: {', '.join(shapes)}",
+            f"the factors' shapes contradict each other: {', '.join(shapes)} (taken for {kind.name}"
+            f" in the style of {dialect.name})",
             where=where,
-            advice="They must be [rank, in] and [out, rank], or [rank, in, height, width] and "
-            "[out, rank, 1, 1], with a rank of at least 1",
+            advice=f"They must be {kind.shapes}",
         )
+    return Module(slots[next(iter(own))], kind, own, size)
+
+
+def _stated(
+    module: Module, slots: Slots, tensors: Mapping[str, Tensor], dialect: Dialect, where: str
+) -> float | None:
+    """Alpha / rank, if the file has an alpha for this module and it has an effect."""
+    if "alpha" not in slots:
+        return None
+    alpha = tensors[slots["alpha"]]
+    if alpha.numel() != 1:
+        raise LoraFileError(
+            f"alpha must be one number, but {slots['alpha']} has shape {list(alpha.shape)} "
+            f"(taken for {module.kind.name} in the style of {dialect.name})",
+            where=where,
+        )
+    if module.size.divisor is None:
+        return None
+    return usable(alpha.item(), slots["alpha"], where) / module.size.divisor

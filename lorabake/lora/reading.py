@@ -10,37 +10,46 @@ from ..errors import LoraFileError, listed
 from . import dialects, families, file
 from .adapter import configuration
 from .factors import assemble, split
+from .kinds.convert import Converter
+from .kinds.kernels import unflattened
 from .provenance import provenance
 from .refusals import refuse_other_kinds
 from .source import locate
 from .types import Lora, network_order
 
 
-def read(source: str | Path, *, family: str | None = None) -> Lora:
+def read(source: str | Path, *, family: str | None = None, svd_rank: int | None = None) -> Lora:
     """Read a LoRA in any supported key style.
 
     Factors stay memory-mapped in the file's own dtype; alpha / rank goes into `LowRank.scale`, so
     nothing is rounded. Every tensor of the file ends up in a layer or is named in an error.
+    LoHa, LoKr, Tucker and full differences become plain factors in float32, exactly where these are
+    of a modest rank or no larger than the dense ΔW.
 
     Args:
         source: A `.safetensors` file, a folder that holds one, or a hub id (`user/repo`, or
             `user/repo/file.safetensors`).
         family: Base model family, see `families.names()`; None to tell it from the file.
+        svd_rank: Rank to which what is no plain LoRA and has a higher one is reduced; what that
+            costs is in `Lora.conversions`.
 
     Raises:
         LoraFileError: The file is missing, damaged, contradicts itself, or is of an unknown kind.
-        UnsupportedLoraError: It is an adapter of a kind that lorabake does not take.
+        RecipeError: `svd_rank` is out of range.
+        UnsupportedLoraError: It is an adapter of a kind that lorabake does not take, or that needs
+            an `svd_rank`.
     """
+    converter = Converter(str(source), svd_rank)
     path, name = locate(source)
     where = str(source)
     contents = file.load(path, where)
     tensors = contents.tensors
-    refuse_other_kinds(tensors.keys(), where)
+    refuse_other_kinds(tensors, where)
     config = configuration(path, contents.metadata, where)
     dialect = dialects.detect(tensors.keys(), where)
     parts = split(dialect, tensors, where)
     sound = file.checked({key: (tensors[key], parts[key].slot) for key in tensors}, where)
-    found = assemble(dialect, parts, sound, config, where)
+    found = assemble(dialect, parts, sound, config, where, converter)
     layers = {key: found[key] for key in sorted(found, key=network_order)}
 
     configured = {k.rpartition(".")[2]: v for k, v in config.items() if isinstance(v, str)}
@@ -54,23 +63,30 @@ def read(source: str | Path, *, family: str | None = None) -> Lora:
             raise LoraFileError(
                 f"{home.title} has no such layers: {listed(foreign, 3)}", where=where
             )
+    converted = {layer for done in converter.conversions for layer in done.layers}
     return Lora(
-        layers=layers,
+        layers=unflattened(layers, converted, home.name, where),
         family=home.name,
         provenance=provenance(contents.metadata, name, contents.sha256),
         metadata=contents.metadata,
         rivals=rivals,
+        conversions=tuple(sorted(converter.conversions, key=lambda x: network_order(x.layers[0]))),
     )
 
 
 def read_both(
-    content: str | Path, style: str | Path, *, family: str | None = None
+    content: str | Path,
+    style: str | Path,
+    *,
+    family: str | None = None,
+    svd_rank: int | None = None,
 ) -> tuple[Lora, Lora]:
     """Read two LoRAs at once: most of reading is hashing, which runs beside other threads.
 
     Raises:
         LoraFileError: As `read` has it; the content's if both fail.
+        RecipeError: Likewise.
     """
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(partial(read, family=family), (content, style))
+        first, second = pool.map(partial(read, family=family, svd_rank=svd_rank), (content, style))
     return first, second

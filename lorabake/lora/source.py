@@ -20,7 +20,8 @@ CONFIG = "adapter_config.json"
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:/(.+\.\w+))?")
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+?)(?:@(refs/[\w.-]+/[\w.-]+|[\w.-]+?))?(?:/(.+\.\w+))?")
+"""Repository, revision and file."""
 
 
 class Location(NamedTuple):
@@ -30,8 +31,15 @@ class Location(NamedTuple):
     name: str
 
 
-def locate(source: str | Path) -> Location:
+def locate(source: str | Path, revision: str | None = None) -> Location:
     """Find the file that `source` means: a local file or folder, else a hub id.
+
+    A hub id is `user/repo`, with `@` and a branch, tag or commit if wanted, and with `/` and a
+    file if it holds several.
+
+    Args:
+        source: What is given.
+        revision: Branch, tag or commit of a hub id, if it does not name one itself.
 
     Raises:
         LoraFileError: Nothing is there, or more than one candidate.
@@ -44,8 +52,16 @@ def locate(source: str | Path) -> Location:
         from .hub import fetch
 
         match = _HUB_ID.fullmatch(where)
-        repo, file = (match[1], match[2]) if match else (where, None)
-        return Location(fetch(repo, file), where)
+        repo, named, file = match.groups() if match else (where, None, None)
+        if revision and named and revision != named:
+            raise LoraFileError(f"is not revision {revision}", where=where, advice="Name one only")
+        return Location(fetch(repo, file, revision or named), where)
+    if found is not None and revision is not None:
+        raise LoraFileError(
+            "is on this machine, where it has no revisions",
+            where=where,
+            advice="Leave out the revision, or go elsewhere to name a repository on the hub",
+        )
     if found == "folder":
         name = path.resolve().name
         path /= choose(_listing(path, where), where)
@@ -71,17 +87,17 @@ def _listing(folder: Path, where: str) -> list[str]:
 
 
 def _may_be_hub_id(source: str | Path) -> bool:
-    """`user/repo` or `user/repo/file.safetensors`, unless it plainly means a local path."""
+    """`user/repo`, `user/repo/file.safetensors` and so on, unless it plainly is a local path."""
     if isinstance(source, Path):
         return False
     first, _, rest = source.partition("/")
     local = kind(Path(first)) == "folder" or (
-        "/" not in rest and PurePosixPath(rest).suffix in _SUFFIXES
+        "/" not in rest and PurePosixPath(rest).suffix in SUFFIXES
     )
     return not local and _HUB_ID.fullmatch(source) is not None and first.strip(".") != ""
 
 
-_SUFFIXES = (".safetensors", *PICKLES)
+SUFFIXES = (".safetensors", *PICKLES)
 
 
 def choose(names: Collection[str], where: str) -> str:

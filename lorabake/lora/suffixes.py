@@ -28,9 +28,17 @@ PEFT: Mapping[str, Slot] = {
 """Endings of PEFT's keys."""
 
 
+_DOTS = 3
+"""In the longest ending."""
+
+
 def cut(key: str, suffixes: Mapping[str, Slot]) -> tuple[str, Slot] | None:
     """`….to_q.lora_down.weight` → (`….to_q`, `down`); None if it ends in none of these."""
-    for suffix, slot in suffixes.items():
-        if key.endswith(suffix) and len(key) > len(suffix):
-            return key.removesuffix(suffix), slot
+    start = len(key)
+    for _ in range(_DOTS):
+        start = key.rfind(".", 0, start)
+        if start < 1:
+            return None
+        if (slot := suffixes.get(key[start:])) is not None:
+            return key[:start], slot
     return None

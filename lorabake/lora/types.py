@@ -97,6 +97,29 @@ class Provenance:
     license: str | None = None
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """What became of one module that was no plain LoRA.
+
+    Attributes:
+        layers: The layers it belongs to; several where a model's own code fuses them.
+        kind: What it was, for example `LoHa`.
+        exact_rank: Rank of the factors that hold it exactly.
+        rank: Rank that it got.
+        error: ‖error‖ / ‖ΔW‖ as Frobenius norms; 0 where it is exact.
+        norm: ‖ΔW‖.
+        dtype: Of its tensors in the file.
+    """
+
+    layers: tuple[LayerName, ...]
+    kind: str
+    exact_rank: int
+    rank: int
+    error: float
+    norm: float
+    dtype: torch.dtype
+
+
 @dataclass(frozen=True, eq=False)
 class Lora:
     """One LoRA in canonical form: every tensor of its file is in here, under its diffusers name.
@@ -107,6 +130,7 @@ class Lora:
         provenance: Source, digest, trigger words, licence.
         metadata: The file's own `__metadata__`, as it was.
         rivals: Families that the file's few layers do not rule out either.
+        conversions: What became of modules that were no plain LoRA.
     """
 
     layers: Mapping[LayerName, LowRank]
@@ -114,6 +138,15 @@ class Lora:
     provenance: Provenance
     metadata: Mapping[str, str]
     rivals: frozenset[str] = frozenset()
+    conversions: tuple[Conversion, ...] = ()
+
+    @property
+    def dtypes(self) -> frozenset[torch.dtype]:
+        """Of the file's tensors: that converted factors are float32 does not make it wider."""
+        converted = {layer for done in self.conversions for layer in done.layers}
+        own = [f for name, f in self.layers.items() if name not in converted]
+        stored = {tensor.dtype for factors in own for tensor in (factors.down, factors.up)}
+        return frozenset(stored | {done.dtype for done in self.conversions})
 
 
 _STAGES = (

@@ -7,7 +7,7 @@ on p, so two scores per layer are the whole plan.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
@@ -18,11 +18,13 @@ from ..lora.parallel import each
 from ..lora.topk import Magnitude, magnitude
 from ..lora.types import LowRank
 from ..runtime.plan import Plan, Rule, Threshold
+from .gamma import checked, gamma, total_ratio, trimmed_mean
 from .method import BOTH, Context, Fused
-from .values import ScaleParams, positive, store, whole
+from .values import ScaleParams, store, whole
 
 Scores = tuple[Magnitude, Magnitude]
 """Content's and style's magnitude in one layer."""
+_FORMULAS = {"sum": total_ratio, "trimmed-mean": trimmed_mean}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Params(ScaleParams):
             RecipeError: One is of the wrong type or out of range.
         """
         super().__post_init__()
-        store(self, gamma=_checked_gamma(self.gamma), k=_checked_k(self.k))
+        store(self, gamma=checked(self.gamma, _FORMULAS), k=_checked_k(self.k))
 
     def count(self, pair: Pair) -> int:
         """K of this layer (eq. 2: K = r_c·r_s); halves are rounded to even, 1 is the least."""
@@ -53,18 +55,6 @@ class Params(ScaleParams):
             return self.k
         content, style = pair.ranks
         return max(1, round(Fraction(self.k.removesuffix("x")) * content * style))
-
-
-def _checked_gamma(value: object) -> str | float:
-    if isinstance(value, str):
-        if value in {*_GAMMAS, "none"}:
-            return value
-        raise RecipeError(
-            f"'{value}' is not possible",
-            where="gamma",
-            advice=f"Choose from {', '.join(_GAMMAS)}, none, or give a number greater than 0",
-        )
-    return positive("gamma", value)
 
 
 def _checked_k(value: object) -> int | str:
@@ -107,12 +97,12 @@ class KLora:
         found = each(score, sides, context.device, context.stage("fusing"))
         _check_finite(found)
         scores = list(zip(found[::2], found[1::2], strict=True))
-        gamma = _gamma(params.gamma, scores)
+        ratio = gamma(params.gamma, _FORMULAS, [(c.total, s.total) for c, s in scores])
         queue = iter(scores)
         rules = tuple(_threshold(next(queue)) if pair.contested else BOTH for pair in pairs)
-        notes = {"gamma": gamma, "layers_chosen": float(len(shared)),
+        notes = {"gamma": ratio, "layers_chosen": float(len(shared)),
                  "layers_summed": float(len(pairs) - len(shared))}  # fmt: skip
-        return Fused(Plan(rules, params.scale(gamma)), notes=notes)
+        return Fused(Plan(rules, params.scale(ratio)), notes=notes)
 
 
 def _check_finite(found: Sequence[Magnitude]) -> None:
@@ -129,44 +119,5 @@ def _threshold(scores: Scores) -> Rule:
     content, style = scores
     return Threshold((content.top, style.top))
 
-
-def _gamma(option: str | float, scores: Sequence[Scores]) -> float:
-    """Gamma as `option` has it, over the layers where content or style is chosen."""
-    if not isinstance(option, str):
-        return option
-    if option == "none":
-        return 1.0
-    content, style = (sum(side.total for side in sides) for sides in zip(*scores, strict=True))
-    for role, total in (("content", content), ("style", style)):
-        if total <= 0:
-            raise PairError(
-                f"the {role} LoRA changes nothing in the layers that both have",
-                where="gamma",
-                advice="Check that its training and its strength are not zero, or set gamma=none",
-            )
-    return _GAMMAS[option](scores)
-
-
-def total_ratio(scores: Sequence[Scores]) -> float:
-    """Gamma = Σ_l Σ|ΔW_c,l| / Σ_l Σ|ΔW_s,l| (eq. 9)."""
-    return sum(c.total for c, _ in scores) / sum(s.total for _, s in scores)
-
-
-def trimmed_mean(scores: Sequence[Scores]) -> float:
-    """Mean over layers of Σ|ΔW_c| / Σ|ΔW_s|, again without those not below three times the mean.
-
-    So does the authors' released code. Layers where the style changes nothing have no ratio and
-    are left out.
-    """
-    ratios = [c.total / s.total for c, s in scores if s.total > 0]
-    limit = 3 * sum(ratios) / len(ratios)
-    kept = [ratio for ratio in ratios if ratio < limit]
-    return sum(kept) / len(kept)
-
-
-_GAMMAS: dict[str, Callable[[Sequence[Scores]], float]] = {
-    "sum": total_ratio,
-    "trimmed-mean": trimmed_mean,
-}
 
 METHOD = KLora()

@@ -54,7 +54,7 @@ class Fused:
     """What a method hands on.
 
     Attributes:
-        plan: One rule per pair, in the pairs' order.
+        plan: One rule per pair that goes into the bundle, in their order.
         strengths: Factor of (content, style) that is multiplied into the stored factors, so that
             every loader applies it; `direct` puts (w_c, w_s) here.
         notes: Figures for the report, for example gamma; JSON values only.
@@ -63,6 +63,7 @@ class Fused:
         checkpoint: Unfinished work that is not needed any more once the bundle is written.
         selection: How the plan's `Live` layers choose; None if there are none.
         guidance: What guides the latents; None for nothing.
+        pairs: What goes into the bundle where the method leaves some out; None for all that came.
     """
 
     plan: Plan
@@ -73,6 +74,7 @@ class Fused:
     checkpoint: Path | None = None
     selection: Selection | None = None
     guidance: Guidance | None = None
+    pairs: tuple[Pair, ...] | None = None
 
 
 class Method(Protocol):

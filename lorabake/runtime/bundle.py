@@ -143,7 +143,7 @@ class Bundle:
                 f"the method {self.manifest.method} chooses live, from features that are not "
                 "known yet"
                 if self.manifest.live
-                else f"the method {self.manifest.method} applies both LoRAs all the time, "
+                else f"the method {self.manifest.method} applies the same all the time, "
                 "there is no selection",
                 where=str(self.path),
                 advice="Make a static bundle of it with `lorabake record`"
@@ -153,13 +153,21 @@ class Bundle:
         rows = [self.select(layer, steps, **overrides) for layer in layers]
         return torch.tensor([[choice == STYLE for choice in row] for row in rows])
 
+    def intact(self) -> bool:
+        """Whether the tensors are, byte for byte, those that the bundle was made with.
+
+        They may lie in another order: tools that save a file again have one of their own.
+        """
+        wanted = self.manifest.digest
+        return self._file.digest() == wanted or self._file.sorted_digest() == wanted
+
     def verify(self) -> None:
         """Check the tensor bytes against the manifest's digest, and that the numbers are usable.
 
         Raises:
             BundleError: They differ, one is not finite, or a column coefficient is 0.
         """
-        if self._file.digest() != self.manifest.digest:
+        if not self.intact():
             raise BundleError(
                 "its tensors are not those it was made with (the digest differs)",
                 where=str(self.path),
@@ -249,8 +257,10 @@ def read(path: str | PathLike[str], *, verify: bool = False) -> Bundle:
         raise BundleError(
             f"this is {kind}, not a bundle: its metadata holds no `{KEY}` manifest",
             where=where,
-            advice="Make a bundle of two LoRAs with `lorabake make`; if it was a bundle once, "
-            "another tool has stripped its metadata when saving it",
+            advice="Make a bundle of two LoRAs with `lorabake make`. If it was a bundle once, "
+            "another tool has stripped its metadata when saving it, and its plan is lost: make it "
+            "again, or load it like any other LoRA (load_lora_weights), which applies both all "
+            "the time",
         )
     try:
         manifest = loads(file.metadata[KEY])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,8 @@ from .errors import BundleError
 MAX_HEADER = 25_000_000
 DTYPES = ("F32", "F16", "BF16", "F64")
 
+_PART = 1 << 20
+"""Bytes read at once."""
 _PATH = "Check the path of the bundle"
 _AGAIN = "The file is damaged or incomplete; download or make it again"
 
@@ -64,6 +68,20 @@ class Container:
         with self.path.open("rb") as file:
             file.seek(8 + self.header_size)
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def sorted_digest(self) -> str:
+        """SHA-256 of the tensors' bytes in the order of their keys, wherever they lie, in hex."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            file.seek(8)
+            header: dict[str, Any] = json.loads(file.read(self.header_size))
+            for key in sorted(self.keys):
+                start, end = header[key]["data_offsets"]
+                file.seek(8 + self.header_size + start)
+                while start < end and (part := file.read(min(end - start, _PART))):
+                    digest.update(part)
+                    start += len(part)
+        return digest.hexdigest()
 
 
 def _header_size(path: Path) -> int:

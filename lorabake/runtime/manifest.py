@@ -37,7 +37,10 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Source:
-    """One of the stacked LoRAs, in stacking order (content, then style)."""
+    """One of the stacked LoRAs, in stacking order (content, then style).
+
+    `svd_rank` is the rank to which its layers were reduced, where it was no plain LoRA.
+    """
 
     role: str
     name: str
@@ -46,6 +49,7 @@ class Source:
     trigger_words: tuple[str, ...]
     base_model: str | None
     license: str | None
+    svd_rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def dumps(manifest: Manifest) -> str:
         "params": manifest.params,
         "family": manifest.family,
         "base": manifest.base,
-        "sources": [vars(s) | {"strength": float(s.strength)} for s in manifest.sources],
+        "sources": [_source_value(source) for source in manifest.sources],
         "layers": [_layer_value(layer) for layer in manifest.layers],
         "scale": scale
         and vars(scale) | {k: float(getattr(scale, k)) for k in ("alpha", "beta", "gamma")},
@@ -143,6 +147,11 @@ def _lowest(manifest: Manifest) -> str:
     if manifest.selection is not None or manifest.guidance is not None or manifest.live:
         return "1.2"
     return "1.1" if manifest.columns else "1.0"
+
+
+def _source_value(source: Source) -> dict[str, Any]:
+    value = vars(source) | {"strength": float(source.strength)}
+    return {k: v for k, v in value.items() if k != "svd_rank" or v is not None}
 
 
 def _layer_value(layer: Layer) -> dict[str, Any]:
@@ -239,6 +248,7 @@ def _source(of: Fields) -> Source:
         trigger_words=tuple(words),
         base_model=of.text_or_none("base_model"),
         license=of.text_or_none("license"),
+        svd_rank=of.natural("svd_rank", 1, MAX_RANK) if "svd_rank" in of else None,
     )
 
 

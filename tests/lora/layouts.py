@@ -81,6 +81,7 @@ LAYOUTS = {
 }
 
 
+@functools.cache
 def _clip(kind: Any, layers: int, width: int) -> nn.Module:
     return tables.clip(
         kind, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
@@ -88,6 +89,7 @@ def _clip(kind: Any, layers: int, width: int) -> nn.Module:
     )  # fmt: skip
 
 
+@functools.cache
 def _t5() -> nn.Module:
     return T5EncoderModel(
         T5Config(
@@ -143,6 +145,7 @@ def _klein(heads: int, layers: int, single: int, text: int) -> dict[str, nn.Modu
     return {"transformer": transformer}
 
 
+@functools.cache
 def _wan(heads: int, feed_forward: int, layers: int, **config: Any) -> nn.Module:
     return lib.WanTransformer3DModel(
         num_attention_heads=heads, ffn_dim=feed_forward, num_layers=layers, **config
@@ -170,7 +173,7 @@ MODELS: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "wan21-t2v-1.3b": lambda: {"transformer": _wan(12, 8960, 30)},
     "wan21-t2v-14b": lambda: {"transformer": _wan(40, 13824, 40)},
     "wan21-i2v-14b": _wan_i2v,
-    "wan22-a14b": lambda: {f"transformer{end}": _wan(40, 13824, 40) for end in ("", "_2")},
+    "wan22-a14b": lambda: dict.fromkeys(("transformer", "transformer_2"), _wan(40, 13824, 40)),
     "wan22-ti2v-5b": lambda: {
         "transformer": _wan(24, 14336, 30, in_channels=48, out_channels=48)
     },

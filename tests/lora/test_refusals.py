@@ -32,27 +32,39 @@ def refused(tmp_path: Path, tensors: dict[str, Tensor]) -> UserError:
 
 
 @pytest.mark.parametrize(
-    ("suffixes", "kind"),
+    ("suffixes", "kind", "reason"),
     [
-        (("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), "LoHa"),
-        (("lokr_w1", "lokr_w2"), "LoKr"),
-        (("dora_scale",), "DoRA"),
-        (("lora_magnitude_vector.weight",), "DoRA"),
-        (("lora_mid.weight",), "Tucker"),
-        (("oft_blocks",), "OFT"),
-        (("lora_up.bias",), "bias"),
-        (("diff_b",), "bias"),
-        (("diff",), "full weight"),
+        (("dora_scale",), "DoRA", "rescale W0 + ΔW"),
+        (("hada_w1_a", "dora_scale"), "DoRA", "of full rank"),
+        (("lora_magnitude_vector.weight",), "DoRA", "base model's weights are needed"),
+        (("oft_blocks",), "OFT", "instead of adding"),
+        (("oft_diag", "rescale"), "OFT", "turn the base model's weights"),
+        (("a1.weight", "a2.weight", "b1.weight", "b2.weight"), "GLoRA", "multiplies"),
+        (("on_input",), "IA³", "multiply"),
+        (("lora_up.bias",), "bias", "no place"),
+        (("diff_b",), "bias", "no place"),
+        (("w_norm", "b_norm"), "bias", "no place"),
+        (("w_norm",), "norms", "vectors"),
+        (("set_weight",), "whole weights", "replace"),
     ],
 )
-def test_other_kinds(suffixes: tuple[str, ...], kind: str, tmp_path: Path) -> None:
+def test_other_kinds(suffixes: tuple[str, ...], kind: str, reason: str, tmp_path: Path) -> None:
     others = {f"{STEM}.{suffix}": torch.ones(4, 4) for suffix in suffixes}
     for tensors in (others, PLAIN | others):
         error = refused(tmp_path, tensors)
         assert isinstance(error, UnsupportedLoraError)
         assert kind in str(error)
-        assert f"{len(others)} of its {len(tensors)} tensors" in str(error)
-        assert all(name in str(error) for name in list(others)[:3])
+        assert reason in str(error)
+        named = [name for name in others if name in str(error)]
+        assert f"of its {len(tensors)} tensors" in str(error)
+        assert named
+
+
+def test_differences_of_vectors(tmp_path: Path) -> None:
+    error = refused(tmp_path, PLAIN | {"lora_unet_conv_norm_out.diff": torch.ones(4)})
+    assert isinstance(error, UnsupportedLoraError)
+    assert "1 of its 4 tensors hold differences of vectors" in str(error)
+    assert "lora_unet_conv_norm_out.diff" in str(error)
 
 
 def test_peft_bias(tmp_path: Path) -> None:
@@ -64,12 +76,12 @@ def test_peft_bias(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({DOWN: torch.ones(3, 8)}, ["[3, 8]", "[6, 4]", DOWN, UP]),
+        ({DOWN: torch.ones(3, 8)}, ["[3, 8]", "[6, 4]", DOWN, UP, "diffusers block names"]),
         ({DOWN: torch.ones(4)}, [DOWN, UP]),
         ({DOWN: torch.ones(4, 8, 3, 3), UP: torch.ones(6, 4, 3, 3)}, [DOWN, UP]),
         ({UP: torch.ones(6, 4, 1, 1)}, [DOWN, UP]),
         ({DOWN: torch.ones(0, 8), UP: torch.ones(6, 0)}, [DOWN, UP, "rank of at least 1"]),
-        ({DOWN: None}, [UP, "lack the other factor"]),
+        ({DOWN: None}, [UP, "lack the other factor", "kohya with diffusers block names"]),
         ({UP: None}, [DOWN, ALPHA, "lack the other factor"]),
         ({DOWN: None, UP: None}, [ALPHA]),
         ({ALPHA: torch.ones(2)}, [ALPHA, "[2]"]),

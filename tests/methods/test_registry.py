@@ -12,7 +12,8 @@ from lorabake.errors import RecipeError
 
 
 def test_all_methods_are_found() -> None:
-    wanted = ("direct", "dynamic", "fixed", "klora", "random", "ziplora", "ziplora-layerwise")
+    wanted = ("blora", "direct", "dynamic", "est", "fixed", "klora", "random", "switch", "ziplora",
+              "ziplora-layerwise")  # fmt: skip
     assert methods.names() == wanted
     for name in methods.names():
         method = methods.get(name)
@@ -30,7 +31,7 @@ def test_a_method_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("klro", "Did you mean 'klora'?"), ("zzz", "Choose from direct, dynamic, fixed, klora")],
+    [("klro", "Did you mean 'klora'?"), ("zzz", "Choose from blora, direct, dynamic, est")],
 )
 def test_an_unknown_method_is_told_with_the_nearest(name: str, advice: str) -> None:
     with pytest.raises(RecipeError) as caught:

@@ -71,7 +71,7 @@ def test_no_selection_in_a_direct_merge(path: Path, tmp_path: Path) -> None:
     specs = [Spec("unet", "0", (2, 3), {"gates": [1.0, 1.0]})]
     direct = read(write(tmp_path / "d.safetensors", specs, {"unet": root}, method="direct"))
     assert direct.select(direct.manifest.layers[0], 3) == [None] * 3
-    with pytest.raises(OverrideError, match="direct applies both LoRAs all the time"):
+    with pytest.raises(OverrideError, match="direct applies the same all the time"):
         direct.selection(50)
 
 

@@ -51,6 +51,19 @@ def test_round_trip_is_exact_and_canonical() -> None:
     assert dumps(replace(MANIFEST, layers=layers)) == text
 
 
+def test_the_rank_of_a_reduced_source_is_there_only_if_it_has_one() -> None:
+    reduced = replace(MANIFEST, sources=(source("content"), replace(source("style"), svd_rank=64)))
+    text = dumps(reduced)
+    assert loads(text) == reduced
+    assert [of.get("svd_rank", "none") for of in json.loads(text)["sources"]] == ["none", 64]
+    assert json.loads(text)["format"] == "1.0"
+    for wrong in (0, -1, 32_769, 1.5, "64", True, None):
+        value = json.loads(text)
+        value["sources"][1]["svd_rank"] = wrong
+        with pytest.raises(BundleError, match=r"sources\[1\]\.svd_rank must be a whole number"):
+            loads(json.dumps(value))
+
+
 def edited(*path: Any, to: Any = None) -> Callable[[dict[str, Any]], None]:
     """An edit that sets a field, or removes it if no value is given."""
 

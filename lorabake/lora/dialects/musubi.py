@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from .. import natives
+from ..families import qwen, zimage
 from ..kohya import dotted
-from ..natives import wan, zimage
 from ..types import LayerName, LowRank
 from .dialect import Dialect
 from .kohya_native import placer, sign, split_native
 
 _OWN = re.compile(r"(blocks|transformer_blocks|layers|noise_refiner|context_refiner)_\d+_")
-_native = placer(wan.NATIVE, zimage.NATIVE)
+_native = placer(natives.wan.NATIVE, natives.zimage.NATIVE)
 
 
 def _place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
@@ -24,7 +25,9 @@ def _place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
     part, _, name = module.partition(" ")
     if own is not None or part != "unet":
         return own
-    return {LayerName("transformer", dotted(name)): factors}
+    # Their own code names these as diffusers does.
+    layer = LayerName("transformer", dotted(name))
+    return {layer: factors} if any(f.owns(layer) for f in (qwen.FAMILY, zimage.FAMILY)) else None
 
 
 DIALECT = Dialect(

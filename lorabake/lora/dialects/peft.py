@@ -11,7 +11,10 @@ from .dialect import Dialect, Part, first
 
 def _own(key: str) -> bool:
     found = _split(key)
-    return found is not None and found.slot != "alpha" and not natives.known(bare(found.module))
+    if found is None or found.slot == "alpha":
+        return False
+    module = bare(found.module)
+    return not natives.known(module) and not (module == found.module and natives.shared(module))
 
 
 def _split(key: str) -> Part | None:

@@ -9,7 +9,7 @@ from ..types import LayerName, LowRank
 from . import flux, flux2, sd3, wan, zimage
 from .native import Native
 
-__all__ = ["MEMBERS", "Native", "known", "likeliest", "place"]
+__all__ = ["MEMBERS", "Native", "known", "likeliest", "place", "shared"]
 
 MEMBERS = (flux.NATIVE, flux2.NATIVE, sd3.NATIVE, wan.NATIVE, zimage.NATIVE)
 
@@ -23,6 +23,15 @@ _OWN = re.compile(
     r"|final_layer[._]|[ty]_embedder[._]mlp[._]\d+$|time_projection[._]1$"
     r"|(time|text)_embedding[._][02]$|head[._]head$|img_emb[._]proj[._]\d$"
 )
+
+
+# Modules that both kinds of names have, so that they tell nothing.
+_SHARED = re.compile(r"(img|txt)_in$|(x|context)_embedder$")
+
+
+def shared(module: str) -> bool:
+    """Whether a module of this name is in some model's own code and in diffusers."""
+    return _SHARED.match(module) is not None
 
 
 def known(module: str) -> bool:

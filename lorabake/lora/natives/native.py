@@ -24,8 +24,8 @@ class Native:
     Attributes:
         family: Whose modules these are.
         modules: Native path → the diffusers modules that it holds, `{}` for the block's number.
-            Several are fused by output rows in this order: equal parts, but of four the first
-            three are as wide as the input and the last one has the rest.
+            Several are fused by output rows in this order, each as wide as the input; of four the
+            last one has the rest.
         ratios: Output rows per input column of modules that another model has under the same name
             in another form.
         sign: What only this model's modules have in their paths, with dots or underscores; None
@@ -131,7 +131,7 @@ def _sizes(factors: LowRank, count: int) -> Sequence[int] | None:
     if count == 4:
         last = rows - 3 * width
         return (width, width, width, last) if last > 0 else None
-    return (rows // count,) * count if rows % count == 0 else None
+    return (width,) * count if rows == count * width else None
 
 
 def _only(up: Tensor, columns: slice) -> bool:

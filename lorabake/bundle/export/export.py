@@ -1,0 +1,152 @@
+"""From a bundle to plain LoRA files."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+from ... import output as outputs
+from ...errors import BundleError, LoraFileError, RecipeError
+from ...lora import families
+from ...lora.families import Family
+from ...runtime import Bundle
+from ..find import load
+from .about import schedule
+from .job import Job, job
+from .loss import total
+from .report import Exported, LayerError, Part
+from .stretch import stretches
+from .styles import To
+from .wanted import Only, Wanted
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(stage, done, total)`."""
+
+
+def export(
+    bundle: str | Path,
+    output: str | Path,
+    to: To = "diffusers",
+    *,
+    at: Fraction | float | None = None,
+    timeline: int | None = None,
+    only: Only | None = None,
+    steps: int | None = None,
+    rank: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write a bundle as one plain LoRA, or as several that follow one another in time.
+
+    Where the plan does not change over time the result is exact. Otherwise it is the plan's mean
+    over time, the nearest that one LoRA can be, and the report has its error.
+
+    Args:
+        bundle: File, folder or hub id.
+        output: The file to write; for `peft` the folder. Of a timeline its files' common name.
+        to: Key style: `diffusers`, `kohya` or `peft`.
+        at: Progress, from 0 to below 1, of the one moment that is wanted.
+        timeline: Into how many equal parts the plan is cut, each a LoRA. Neighbours that turn out
+            alike become one.
+        only: `content` or `style`, to have back that LoRA alone.
+        steps: Take the mean over the steps of such a run, not over all progress.
+        rank: Compress to so many ranks at most by SVD.
+        force: Whether existing files may be replaced.
+        progress: Called as `progress(stage, done, total)`.
+
+    Raises:
+        UserError: Something that was given does not exist, does not fit, or is out of range, or
+            the bundle chooses live.
+    """
+    started = time.perf_counter()
+    wanted = Wanted(to, at, timeline, only, steps, rank)
+    found = load(bundle)
+    family, path = _family(found), Path(output)
+    cut = stretches(found, wanted)
+    names = [path] if timeline is None else [_numbered(path, i, len(cut)) for i in range(len(cut))]
+    jobs = [job(found, family, wanted, x, name) for x, name in zip(cut, names, strict=True)]
+    _check_rank(rank, jobs)
+    sidecar = None if timeline is None else path.with_name(f"{_stem(path)}-timeline.json")
+    _check_paths(found, jobs, sidecar, force=force)
+    found.verify()  # or what is written of a damaged file would look sound
+    count = sum(len(sheet.modules) for one in jobs for sheet in one.sheets)
+    tell, done = progress or (lambda stage, done, total: None), iter(range(1, count + 1))
+    parts = tuple(_part(one, lambda: tell("exporting", next(done), count)) for one in jobs)
+    if sidecar is not None:
+        with outputs.replacing(sidecar) as file:
+            file.write(json.dumps(schedule(found, parts), indent=2).encode())
+    return Exported(
+        output=str(output),
+        to=to,
+        kind=wanted.kind,
+        method=found.manifest.method,
+        family=family.name,
+        dtype=str(jobs[0].common.dtype).removeprefix("torch."),
+        parts=parts,
+        sidecar=str(sidecar or ""),
+        warnings=_warnings(found, wanted),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+
+
+def _family(bundle: Bundle) -> Family:
+    try:
+        return families.get(bundle.manifest.family)
+    except LoraFileError as error:
+        raise BundleError(error.what, where=str(bundle.path), advice=error.advice) from error
+
+
+def _numbered(path: Path, i: int, count: int) -> Path:
+    """`plan.safetensors` → `plan-01-of-12.safetensors`."""
+    width = max(2, len(str(count)))
+    suffix = path.name.removeprefix(_stem(path))
+    return path.with_name(f"{_stem(path)}-{i + 1:0{width}}-of-{count:0{width}}{suffix}")
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".safetensors")
+
+
+def _check_rank(rank: int | None, jobs: list[Job]) -> None:
+    """Refuse a rank that compresses nothing."""
+    largest = max(layer.rank for one in jobs for layer in one.common.layers.values())
+    if rank is not None and rank >= largest:
+        raise RecipeError(
+            f"{rank} is not less than what the layers have, {largest} at most",
+            where="rank",
+            advice="Give a smaller one, or leave it away",
+        )
+
+
+def _check_paths(bundle: Bundle, jobs: list[Job], sidecar: Path | None, *, force: bool) -> None:
+    paths = [path for one in jobs for path in one.paths]
+    for path in paths:
+        if path.parent != jobs[0].target.parent:
+            outputs.folder(path.parent)
+    for path in [*paths, *([sidecar] if sidecar else [])]:
+        outputs.check(path, force=force, inputs=(bundle.path,))
+
+
+def _part(one: Job, told: Callable[[], None]) -> Part:
+    losses = one.write(told)
+    return Part(
+        files=tuple(map(str, one.paths)),
+        start=float(one.stretch.start),
+        end=float(one.stretch.end),
+        ranks=one.common.ranks,
+        plan_error=total(plan for plan, _ in losses.values()).relative,
+        rank_error=total(rank for _, rank in losses.values()).relative,
+        layers=tuple(
+            LayerError(str(x.name), one.common.live(x), *(y.relative for y in losses[x.name]))
+            for x in one.stretch.layers
+        ),
+    )
+
+
+def _warnings(bundle: Bundle, wanted: Wanted) -> tuple[str, ...]:
+    if bundle.manifest.guidance is None or wanted.only is not None:
+        return ()
+    return ("the bundle's guidance of the latents is not in the file, no plain LoRA has one",)

@@ -1,0 +1,88 @@
+"""One plain LoRA to write: its layers, its files and what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ... import output as outputs
+from ...lora.families import Family
+from ...lora.source import CONFIG
+from ...runtime import Bundle
+from ..fold import widest
+from .about import configuration, metadata, sentence
+from .file import Losses, Sheets
+from .stretch import Stretch
+from .styles import Sheet, sheets
+from .wanted import Wanted
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One plain LoRA to write.
+
+    Attributes:
+        bundle: Where it is from.
+        family: Of the base model.
+        wanted: What was asked for.
+        stretch: Its layers, and the time that it stands for.
+        target: Its file, or its folder.
+        common: What its files share.
+        sheets: Its files.
+    """
+
+    bundle: Bundle
+    family: Family
+    wanted: Wanted
+    stretch: Stretch
+    target: Path
+    common: Sheets
+    sheets: list[Sheet]
+
+    @property
+    def paths(self) -> list[Path]:
+        """All files that are written."""
+        tensors = [sheet.path for sheet in self.sheets]
+        configs = [path.with_name(CONFIG) for path in tensors if self.wanted.to == "peft"]
+        return [*tensors, *configs]
+
+    def write(self, told: Callable[[], None]) -> Losses:
+        """Write the files, each whole or not at all; `told` hears of each module.
+
+        Raises:
+            OutputError: A value does not fit, or the system refuses a file.
+        """
+        losses: Losses = {}
+        for sheet in self.sheets:
+            names = [name for module in sheet.modules for name in module.layers if name]
+            rank = self.common.ranks[names[0].component]
+            with outputs.replacing(sheet.path.resolve()) as file:
+                losses |= self.common.write(file, sheet, self._metadata(rank), told)
+            if self.wanted.to == "peft":
+                config = configuration(self.bundle.manifest, self.family, names, rank)
+                with outputs.replacing(sheet.path.with_name(CONFIG).resolve()) as file:
+                    file.write(json.dumps(config, indent=2, sort_keys=True).encode())
+        return losses
+
+    def _metadata(self, rank: int) -> dict[str, str]:
+        of, manifest = self.stretch, self.bundle.manifest
+        static = all(len(layer.shares) == 1 for layer in of.layers)
+        what = sentence(manifest, self.wanted, float(of.start), float(of.end), static=static)
+        return metadata(manifest, self.family, self.wanted, rank, what)
+
+
+def job(bundle: Bundle, family: Family, wanted: Wanted, stretch: Stretch, target: Path) -> Job:
+    """What there is to write for one stretch of time.
+
+    Raises:
+        LoraFileError: The family has no such layer.
+        OutputError: The key style has no name for a layer.
+    """
+    layers = {layer.name: layer for layer in stretch.layers}
+    stored = {t.dtype for x in bundle.manifest.layers for t in bundle.factors(x, 0)}
+    common = Sheets(wanted.to, layers, wanted.rank, widest(stored))
+    shapes = {name: layer.shape for name, layer in layers.items()}
+    files = sheets(wanted.to, family, shapes, target)
+    return Job(bundle, family, wanted, stretch, target, common, files)
