@@ -49,7 +49,7 @@ class LoraFileError(UserError):
 
 
 class UnsupportedLoraError(LoraFileError):
-    """A readable file of a kind lorabake does not take: LoHa, LoKr, DoRA, Tucker, bias, pickle."""
+    """A readable file of a kind lorabake does not take: DoRA, OFT, biases, a pickle, and so on."""
 
 
 class PairError(UserError):

@@ -53,6 +53,7 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
                 "trigger_words": list(source.trigger_words),
                 "base_model": source.base_model,
                 "license": source.license,
+                "svd_rank": source.svd_rank,
             }
             for source in manifest.sources
         ],

@@ -74,7 +74,8 @@ def common_family(content: Lora, style: Lora) -> str:
     raise PairError(
         f"the content LoRA is for {content.family}, the style LoRA for {style.family}",
         where=f"{content.provenance.name} + {style.provenance.name}",
-        advice="Choose two LoRAs that were trained on the same base model",
+        advice="Choose two LoRAs that were trained on the same base model, or name the one that "
+        "fits both with --family",
     )
 
 

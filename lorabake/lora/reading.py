@@ -15,6 +15,7 @@ from .kinds.kernels import unflattened
 from .provenance import provenance
 from .refusals import refuse_other_kinds
 from .source import locate
+from .stages import join, stages
 from .types import Lora, network_order
 
 
@@ -27,8 +28,8 @@ def read(source: str | Path, *, family: str | None = None, svd_rank: int | None 
     of a modest rank or no larger than the dense ΔW.
 
     Args:
-        source: A `.safetensors` file, a folder that holds one, or a hub id (`user/repo`, or
-            `user/repo/file.safetensors`).
+        source: A `.safetensors` file, a folder that holds one (or two, for high and for low noise,
+            see `stages`), or a hub id (`user/repo`, or `user/repo/file.safetensors`).
         family: Base model family, see `families.names()`; None to tell it from the file.
         svd_rank: Rank to which what is no plain LoRA and has a higher one is reduced; what that
             costs is in `Lora.conversions`.
@@ -39,6 +40,9 @@ def read(source: str | Path, *, family: str | None = None, svd_rank: int | None 
         UnsupportedLoraError: It is an adapter of a kind that lorabake does not take, or that needs
             an `svd_rank`.
     """
+    if halves := stages(source):
+        high, low = (read(part, family=family, svd_rank=svd_rank) for part in halves)
+        return join(high, low, source, family)
     converter = Converter(str(source), svd_rank)
     path, name = locate(source)
     where = str(source)

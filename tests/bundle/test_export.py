@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import lorabake
 from lorabake import lora
 from lorabake.bundle import complete, strengthen, with_columns
 from lorabake.bundle.export.shares import shares
+from lorabake.bundle.rewrite import rewrite
 from lorabake.errors import BundleError, OutputError, RecipeError
 from lorabake.runtime.plan import Pattern, Scale, Table, Threshold, select
 
 from ..oracle import Dense, Shapes, klora, sha256, write_lora
+from ..runtime.guided import guidance
 from .baked import baked, drawn
 from .plain import away, deltas, error, mean, moments, size
 
@@ -338,3 +341,11 @@ def test_a_strength_of_zero_cannot_be_divided_out(sources: Sources) -> None:
     bundle = made(sources, "direct", w_s=0.0)
     with pytest.raises(RecipeError, match="strength 0"):
         lorabake.export(bundle, "p.safetensors", only="style")
+
+
+def test_guidance_is_left_behind_with_a_word(sources: Sources) -> None:
+    bundle = lorabake.load(made(sources, "direct"))
+    with Path("guided").open("wb") as file:
+        rewrite(file, bundle.path, replace(bundle.manifest, guidance=guidance()))
+    assert "guidance" in lorabake.export("guided", "p.safetensors").warnings[0]
+    assert lorabake.export("guided", "c.safetensors", only="content").warnings == ()

@@ -121,16 +121,15 @@ def _map(name: str, *, flat: bool) -> dict[str, str]:
 
 def _stability() -> dict[str, str]:
     """SDXL's UNet in Stability's code → in diffusers."""
-    inner = [key.rpartition("}.")[2] for key in _map("unet", flat=False) if "attentions" in key]
+    block = "mid_block.attentions.{}."
+    inner = [k.removeprefix(block) for k in _map("unet", flat=False) if k.startswith(block)]
     table: dict[str, str] = {}
     for ours, theirs in SGM.items():
         table[theirs] = ours
         if "resnets" in ours:
             table |= {f"{theirs}.{b}": f"{ours}.{a}" for a, b in _RESNET.items()}
         if "attentions" in ours:
-            table |= {f"{theirs}.{name}": f"{ours}.{name}" for name in ("proj_in", "proj_out")}
-            block = "transformer_blocks.{}"
-            table |= {f"{theirs}.{block}.{n}": f"{ours}.{block}.{n}" for n in inner}
+            table |= {f"{theirs}.{name}": f"{ours}.{name}" for name in inner}
     return table
 
 

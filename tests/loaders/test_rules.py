@@ -71,7 +71,7 @@ def test_each_key_leads_to_its_module(app: str, family: str, model: str) -> None
         assert keys == (f"{stem}.{found.ends[0]}", f"{stem}.{found.ends[1]}")
         target = found.find(stem)
         if found.lacks is not None and re.fullmatch(found.lacks, str(name)):
-            assert target is None or found.parts[0][1] == "invoke_wan", name
+            assert target is None, name
         else:
             assert target in expected(name), name
             reached.append(target)

@@ -131,7 +131,8 @@ def _turn(tensors: Tensors, key: str, chance: random.Random) -> None:
 
 
 def _retype(tensors: Tensors, key: str, chance: random.Random) -> None:
-    tensors[key] = tensors[key].to(chance.choice(_DTYPES))
+    if not tensors[key].is_complex():
+        tensors[key] = tensors[key].to(chance.choice(_DTYPES))
 
 
 def _fill(tensors: Tensors, key: str, chance: random.Random) -> None:
@@ -157,7 +158,8 @@ def damaged(base: int, changes: list[int], seed: int) -> bytes:
         if tensors:
             CHANGES[change](tensors, chance.choice(sorted(tensors)), chance)
     metadata = chance.choice(_METADATA) if chance.random() < 0.1 else None
-    data = bytearray(save(tensors, metadata))
+    own = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
+    data = bytearray(save(own, metadata))
     if chance.random() < 0.3:
         head = 8 + int.from_bytes(data[:8], "little")
         for _ in range(chance.randint(1, 3)):
@@ -170,7 +172,8 @@ def damaged(base: int, changes: list[int], seed: int) -> bytes:
 def main(count: int) -> None:
     """Read them all; a traceback or a failed allocation ends the process."""
     outcomes = {"read": 0, "refused": 0}
-    with tempfile.TemporaryDirectory() as folder:
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         path = Path(folder, "lora.safetensors")
 
         @settings(
