@@ -55,7 +55,7 @@ def test_the_quick_start_has_two_commands() -> None:
     assert all(command.startswith(setup) for command in commands)
     assert [command.split("&& ")[-1] for command in commands] == [
         ".venv/bin/lorabake demo",
-        ".venv/bin/pytest",
+        ".venv/bin/pytest -n auto --dist loadfile",
     ]
 
 

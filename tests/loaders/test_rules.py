@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
+import lorabake
 from lorabake.bundle import complete
 from lorabake.lora import LayerName, LowRank, Pair, families
 
 from ..lora import layouts
+from ..oracle import write_lora
+from . import pipes
 from .rules import APPS, Rules, expected
 
 MODELS = {
@@ -145,6 +149,27 @@ def test_invokeai_recognises_a_lora_of_few_layers(family: str, pattern: str) -> 
             assert pair.content is not None
             assert not pair.content.up.any()
     assert list(complete(whole, family)) == list(whole)
+
+
+@pytest.mark.parametrize("method", ["direct", "klora"])
+@pytest.mark.parametrize("family", ["flux", "flux2"])
+def test_invokeai_recognises_a_bundle_of_few_layers(
+    family: str, method: str, tmp_path: Path
+) -> None:
+    layers = pipes.layers(pipes.CASES[family].build()).items()
+    shapes = {n: tuple(m.weight.shape) for n, m in layers if n.endswith((".to_v", ".linear_out"))}
+    paths = (tmp_path / "content.safetensors", tmp_path / "style.safetensors")
+    for i, path in enumerate(paths):
+        write_lora(path, shapes, "peft", seed=i, keep=1.0)
+    bundle = tmp_path / "bundle.safetensors"
+    lorabake.make(*paths, bundle, method=method, family=family)
+    with safe_open(bundle, "pt") as file:
+        keys = list(file.keys())  # noqa: SIM118 - the file is no mapping
+    found = rules("invokeai", family)
+    assert found.faults(keys) == []
+    assert all(found.find(key.removesuffix(f".{end}")) for end in found.ends for key in keys
+               if key.endswith(end))  # fmt: skip
+    assert {end for key in keys for end in found.ends if key.endswith(end)} == set(found.ends)
 
 
 @pytest.mark.parametrize("family", ["flux", "flux2", "qwen", "sdxl"])

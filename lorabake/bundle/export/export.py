@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from ... import output as outputs
-from ...errors import BundleError, LoraFileError, RecipeError
+from ...errors import BundleError, LoraFileError, OutputError, RecipeError
 from ...lora import families
 from ...lora.families import Family
 from ...runtime import Bundle
@@ -64,7 +64,7 @@ def export(
     started = time.perf_counter()
     wanted = Wanted(to, at, timeline, only, steps, rank)
     found = load(bundle)
-    family, path = _family(found), Path(output)
+    family, path = _family(found), _named(output, wanted)
     cut = stretches(found, wanted)
     names = [path] if timeline is None else [_numbered(path, i, len(cut)) for i in range(len(cut))]
     jobs = [job(found, family, wanted, x, name) for x, name in zip(cut, names, strict=True)]
@@ -97,6 +97,14 @@ def _family(bundle: Bundle) -> Family:
         return families.get(bundle.manifest.family)
     except LoraFileError as error:
         raise BundleError(error.what, where=str(bundle.path), advice=error.advice) from error
+
+
+def _named(output: str | Path, wanted: Wanted) -> Path:
+    """The output's path; refused if there is no name in it to make others of."""
+    path, slash = Path(output), str(output).endswith("/")
+    if (slash and wanted.to != "peft") or (wanted.timeline is not None and not path.name):
+        raise OutputError("is not a file name", where=str(output), advice="Name the file to write")
+    return path
 
 
 def _numbered(path: Path, i: int, count: int) -> Path:
