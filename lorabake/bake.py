@@ -117,7 +117,7 @@ def bake(
     checks.strengths(strengths)
 
     loras = lora.read_both(content, style, family=family, svd_rank=svd_rank)
-    pairs = bundle.complete(lora.pair(*loras))
+    pairs = bundle.complete(lora.pair(*loras), lora.common_family(*loras))
     checks.size(pairs)
     pairs = bundle.strengthen(pairs, strengths)
     if base is not None:

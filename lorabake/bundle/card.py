@@ -10,7 +10,7 @@ from typing import Any
 from ..runtime.manifest import Manifest, Source
 from .facts import is_hub_id, usual_base
 from .howto import VIDEO, exact, howto
-from .licences import Licence
+from .licences import Licence, Terms
 from .markdown import code, plain
 
 PLAN = "plan.png"
@@ -144,7 +144,13 @@ def _source(manifest: Manifest, index: int) -> str:
 def _licence(card: Card) -> str:
     name = plain(card.licence.name)
     shown = f"[{name}]({card.licence.link})" if card.licence.link else name
-    why = "as its publisher says" if card.given else "the stricter of those of its two sources"
+    why = "the stricter of those of its two sources"
+    if card.given:
+        why = "as its publisher says"
+    elif card.licence.terms == Terms.UNSTATED:
+        why = "for want of a licence that both sources state"
+    elif card.licence.terms == Terms.UNKNOWN:
+        why = "taken for the stricter of those of its two sources"
     return f"This file: {shown}, {why}. The base model has a licence of its own."
 
 

@@ -85,24 +85,37 @@ def written(bundle: Bundle) -> torch.dtype | None:
     return None
 
 
-def mixed(bundle: Bundle) -> bool:
+def coarsest(bundle: Bundle) -> torch.dtype:
+    """The coarsest dtype in which the tensors may have been rounded: all numbers fit into it."""
+    file = Container(bundle.path)
+    tensors = [file.tensor(key) for key in sorted(file.keys)]
+    for dtype in (torch.bfloat16, torch.float16):
+        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in tensors):
+            return dtype
+    return max({tensor.dtype for tensor in tensors}, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def padded(bundle: Bundle) -> bool:
     """Whether there are numbers in the padding, which no tool leaves there that keeps the ranks."""
     file = Container(bundle.path)
-    return any(
-        bool(file.tensor(layer.up)[:, sum(layer.ranks) :].any()) for layer in bundle.manifest.layers
-    )
+    return any(_beyond(layer, file.tensor(layer.up)) for layer in bundle.manifest.layers)
 
 
-def became(bundle: Bundle, pairs: Sequence[Pair]) -> str:
+def _beyond(layer: Layer, up: Tensor) -> bool:
+    return bool(up[:, sum(layer.ranks) :].any())
+
+
+def became(bundle: Bundle, pairs: Sequence[Pair], rounded: torch.dtype | None = None) -> str:
     """What the tensors became that are not within rounding of their sources.
 
     Args:
         bundle: It can be read, and has these layers and ranks.
         pairs: Its sources by layer, in its order, every strength and coefficient in them.
+        rounded: In which dtype they were rounded, if not in their own.
     """
     found: dict[str, list[str]] = {}
     for layer, pair in zip(bundle.manifest.layers, pairs, strict=True):
-        found.setdefault(_state(bundle, layer, pair), []).append(str(layer))
+        found.setdefault(_state(bundle, layer, pair, rounded), []).append(str(layer))
     count = len(pairs)
     if other := found.get("other"):
         return (
@@ -120,13 +133,14 @@ def became(bundle: Bundle, pairs: Sequence[Pair]) -> str:
     )
 
 
-def _state(bundle: Bundle, layer: Layer, pair: Pair) -> str:
-    each = ((i, source) for i, source in enumerate(pair.loras) if source is not None)
-    deviations = [deviation(bundle.factors(layer, i), source) for i, source in each]
-    if all(found.error <= SLACK * found.allowed for found in deviations):
-        return "kept"
+def _state(bundle: Bundle, layer: Layer, pair: Pair, rounded: torch.dtype | None) -> str:
     file = Container(bundle.path)
     down, up = file.tensor(layer.down), file.tensor(layer.up)
+    each = ((i, source) for i, source in enumerate(pair.loras) if source is not None)
+    deviations = [deviation(bundle.factors(layer, i), source, rounded) for i, source in each]
+    within = all(found.error <= SLACK * found.allowed for found in deviations)
+    if within and not _beyond(layer, up):
+        return "kept"
     try:
         wanted = stack(pair.loras, down.shape[0], down.dtype)
     except OutputError:  # the dtype is too narrow for them, so these are others

@@ -23,8 +23,16 @@ def load(source: str | Path, revision: str | None = None) -> runtime.Bundle:
     Raises:
         BundleError: There is none, or it is damaged or too new.
     """
+    return runtime.read(located(source, revision))
+
+
+def located(source: str | Path, revision: str | None = None) -> Path:
+    """The file on this machine that `source` means; arguments as of `load`.
+
+    Raises:
+        BundleError: There is none.
+    """
     try:
-        path = locate(source, revision).path
+        return locate(source, revision).path
     except LoraFileError as error:
         raise BundleError(error.what, where=error.where, advice=error.advice) from error
-    return runtime.read(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 
@@ -152,6 +152,9 @@ def stricter(stated: Mapping[str, str | None]) -> tuple[Licence, tuple[str, ...]
     """
     found = {role: of(text) for role, text in stated.items()}
     strictest = max(found.values(), key=lambda licence: licence.rank)
+    if strictest.terms == Terms.UNKNOWN:
+        names = dict.fromkeys(x.name for x in found.values() if x.terms == Terms.UNKNOWN)
+        strictest = replace(strictest, name="-and-".join(names))
     told = [_remark(role, licence) for role, licence in found.items()]
     alike = {licence.name for licence in found.values() if licence.shares_alike}
     if alike - {strictest.name}:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import output as outputs
+from .. import runtime
 from ..errors import RecipeError
 from ..place import expanded, kind
-from .find import load
+from .find import located
 from .release import Files, release
 from .upload import check_login, upload
 from .verify import verify
@@ -90,8 +91,9 @@ def push(
     _check_name(repo)
     if folder is None:
         check_login(repo)
-    found = load(bundle)
-    verify(found.path)
+    path = located(bundle)
+    verify(path)
+    found = runtime.read(path)
     told = [prompts] * len(images) if isinstance(prompts, str) else list(prompts)
     files, card, warnings = release(found, repo, images, told, instance_prompt, license)
     if folder is not None:

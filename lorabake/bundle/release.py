@@ -60,7 +60,7 @@ def release(
     pictures = {f"images/{i}.{_format(one)}": expanded(one) for i, one in enumerate(images, 1)}
     plan, share = _plan(bundle)
     said = card.Card(
-        repo, base, licence, license is not None, prompt and one_line(prompt),
+        repo, base, licence, license is not None, one_line(prompt or "") or None,
         [(path, one_line(text)) for path, text in
          zip(pictures, prompts or [prompt or ""] * len(images), strict=True)],
         share, remarks,

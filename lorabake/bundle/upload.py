@@ -63,6 +63,7 @@ def upload(
     try:
         parent = _present(api, repo, revision)
         if parent is None:
+            _check_new(repo, revision)
             api.create_repo(repo, private=private or None)
             created = True
         else:
@@ -112,6 +113,16 @@ def _present(api: Any, repo: str, revision: str | None) -> Any:  # noqa: ANN401 
         raise
     except RepositoryNotFoundError:
         return None
+
+
+def _check_new(repo: str, revision: str | None) -> None:
+    """Refuse to create a repository that lacks the branch to commit to."""
+    if revision not in (None, "main"):
+        raise OutputError(
+            f"does not exist yet, and a new one has no branch {revision}",
+            where=repo,
+            advice="Push without --revision first, or create repository and branch",
+        )
 
 
 def _check_present(found: Any, files: Files, *, private: bool, force: bool) -> None:  # noqa: ANN401

@@ -18,6 +18,7 @@ from . import changes
 from .columns import with_columns
 from .compare import Checks, coefficients, compare, fits
 from .complete import complete
+from .find import located
 from .names import check_names
 from .stack import strengthen
 
@@ -33,7 +34,7 @@ def verify(
     holds: that it was no more than that is told by the digest (wider, reordered) or the sources.
 
     Args:
-        path: The bundle's file.
+        path: The bundle: a file, a folder or a hub id.
         against: Content and style LoRA; None to check the bundle by itself.
         progress: Called as `progress(layers done, layers in all)`.
 
@@ -42,15 +43,15 @@ def verify(
             of it; the message says how.
         LoraFileError: A LoRA cannot be read.
     """
-    bundle = _opened(Path(path))
+    bundle = _opened(located(path))
     intact = bundle.intact()
+    bundle.check_finite()
     try:
-        bundle.check_finite()
         coefficients(bundle)
     except BundleError as error:
         if intact:
             raise
-        raise _changed(bundle) from error
+        raise _changed(bundle, mixed=True) from error
     original = None if intact else changes.written(bundle)
     resaved = "" if intact else _short(_dtype(bundle))
     try:
@@ -61,17 +62,19 @@ def verify(
             layers, digest = len(bundle.manifest.layers), bundle.manifest.digest
             return Checks(layers, 0, 0.0, "", digest, resaved=resaved)
         pairs, left_out = _sources(bundle, against)
-        rounded = None if intact else original or _dtype(bundle)
+        rounded = None if intact else original or changes.coarsest(bundle)
         try:
             checks = compare(bundle.path, pairs, progress, rounded)
         except VerifyError as error:
             if intact or original or not fits(bundle, pairs):
                 raise
-            raise _changed(bundle, pairs) from error
+            raise _changed(bundle, pairs, rounded) from error
+        if not intact and (changes.misfit(bundle.path) or changes.padded(bundle)):
+            raise _changed(bundle, pairs, rounded)
         return replace(checks, left_out=left_out, resaved=resaved)
     except (PairError, VerifyError) as error:
-        what = str(error).removeprefix(f"{path}: ").rstrip(".")
-        raise BundleError(what, where=str(path)) from error
+        what = str(error).removeprefix(f"{bundle.path}: ").rstrip(".")
+        raise BundleError(what, where=str(bundle.path)) from error
 
 
 def _opened(path: Path) -> runtime.Bundle:
@@ -128,20 +131,27 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _changed(bundle: runtime.Bundle, pairs: Sequence[Pair] | None = None) -> BundleError:
+def _changed(
+    bundle: runtime.Bundle,
+    pairs: Sequence[Pair] | None = None,
+    rounded: torch.dtype | None = None,
+    *,
+    mixed: bool = False,
+) -> BundleError:
     """The error of a bundle whose numbers are others; with the sources it tells which."""
     advice = changes.PLAIN
     if resized := changes.misfit(bundle.path):
         what = resized
     elif pairs is not None:
-        what = changes.became(bundle, pairs)
-    elif changes.mixed(bundle):
-        what = "its ranks were shuffled, or factored anew by an SVD"
+        what = changes.became(bundle, pairs, rounded)
+    elif mixed or changes.padded(bundle):
+        what = "its ranks were shuffled or added to, or factored anew by an SVD"
     else:
         what = "another tool has changed their numbers"
         advice = (
             f"If they were only saved in another precision ({_short(_dtype(bundle))} now), the "
-            f"plan still holds: `lorabake verify --against CONTENT STYLE` tells. {changes.PLAIN}"
+            "plan still holds: `lorabake verify --against CONTENT STYLE` tells. Otherwise "
+            f"i{changes.PLAIN[1:]}"
         )
     return BundleError(
         f"its tensors are not those it was made with (the digest differs): {what}",

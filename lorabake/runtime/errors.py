@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LONGEST = 2500
+_LONGEST = 2000
 """Characters of what is wrong: room for why no known key style fits, one reason for each."""
 
 

@@ -90,6 +90,19 @@ def merged(tensors: Tensors) -> Tensors:
     return tensors | {key: tensors[key] * 1.5}
 
 
+def beside(tensors: Tensors, *, appended: bool) -> Tensors:
+    """A third LoRA of rank 1 in more ranks, or in those that nobody uses."""
+    for key in downs(tensors):
+        key_up = key.replace("lora_down", "lora_up")
+        if appended:
+            tensors[key] = torch.cat([tensors[key], torch.ones_like(tensors[key][:1])])
+            more = torch.ones_like(tensors[key_up][:, :1])
+            tensors[key_up] = torch.cat([tensors[key_up], more], 1)
+        elif not tensors[key_up][:, -1].any():
+            tensors[key][-1], tensors[key_up][:, -1] = 1.0, 1.0
+    return tensors
+
+
 def told(path: Path, against: tuple[Path, Path] | None = None) -> str:
     with pytest.raises(BundleError) as caught:
         verify(path, against)
@@ -184,8 +197,41 @@ def test_numbers(paths: Paths, case: str) -> None:
     assert "It is a plain LoRA now" in message
     alone = told(out)
     assert "the digest differs" in alone
-    assert ("shuffled, or factored anew by an SVD" in alone) == (case != "merged")
+    assert ("shuffled or added to, or factored anew by an SVD" in alone) == (case != "merged")
     assert ("only saved in another precision (float32 now)" in alone) == (case == "merged")
+
+
+@pytest.mark.parametrize(
+    ("appended", "wanted"), [(True, "the layers of unet were resized"), (False, "merged with")]
+)
+def test_a_third_lora_beside_them(paths: Paths, appended: bool, wanted: str) -> None:
+    content, style, out = paths
+    resave(out, lambda tensors: beside(tensors, appended=appended))
+    lorabake.load(out)  # both are where they were
+    assert wanted in told(out, (content, style))
+    assert "It is a plain LoRA now" in told(out)
+
+
+def test_once_rounded_numbers_in_a_wide_dtype(paths: Paths) -> None:
+    content, style, out = paths
+    raw = out.read_bytes()
+    for path in (torch.float16, torch.float32), (torch.bfloat16, torch.float16):
+        out.write_bytes(raw)
+        resave(out, lambda tensors, path=path: {k: t.to(path[0]).to(path[1])
+                                                for k, t in tensors.items()})  # fmt: skip
+        told(out)
+        assert verify(out, (content, style)).resaved == str(path[1]).removeprefix("torch.")
+    out.write_bytes(raw)
+    resave(out, lambda tensors: {k: t.half() if "attn" in k else t for k, t in tensors.items()})
+    assert verify(out, (content, style)).compared == 10
+    resave(out, merged)
+    assert "1 of 5 layers hold other weights" in told(out, (content, style))
+
+
+def test_numbers_that_are_none(paths: Paths) -> None:
+    content, style, out = paths
+    resave(out, lambda tensors: {key: tensor / 0 for key, tensor in tensors.items()})
+    assert "tensors hold NaN or infinity" in told(out, (content, style))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -164,7 +164,7 @@ def test_invokeai_recognises_a_bundle_of_few_layers(
     bundle = tmp_path / "bundle.safetensors"
     lorabake.make(*paths, bundle, method=method, family=family)
     with safe_open(bundle, "pt") as file:
-        keys = list(file.keys())  # noqa: SIM118 - the file is no mapping
+        keys = list(file.keys())
     found = rules("invokeai", family)
     assert found.faults(keys) == []
     assert all(found.find(key.removesuffix(f".{end}")) for end in found.ends for key in keys

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from .. import natives
-from ..names import canonical, layer_name
+from ..names import canonical
 from ..sgm import from_sgm
 from ..suffixes import KOHYA, PEFT, Slot, cut
 from ..types import LayerName, LowRank
@@ -36,23 +36,26 @@ def _split(key: str) -> Part | None:
     return Part(*found) if key.startswith(_PREFIX) or _ENCODER.match(key) else None
 
 
+def _path(module: str) -> str:
+    return _STAGE.sub("", module.removeprefix(_PREFIX))
+
+
 def _beside(modules: Collection[str]) -> Place:
-    members = natives.likeliest(modules)
+    own = natives.placing([_path(module) for module in modules])
 
     def place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
         if encoder := _ENCODER.fullmatch(module):
             return {canonical(_CLIP[encoder[1]], encoder[2]): factors}
         path = module.removeprefix(_PREFIX)
         if stage := _STAGE.match(path):
-            found = natives.place(path[stage.end() :], factors, members)
+            found = own(_path(module), factors)
             return found and {
                 LayerName(_DENOISERS[stage[1]], n.module): f for n, f in found.items()
             }
         unet = from_sgm(path.replace(".", "_"))
         if unet is not None:
             return {LayerName("unet", unet): factors}
-        own = natives.place(path, factors, members)
-        return {layer_name(path): factors} if own is None and not natives.known(path) else own
+        return own(path, factors)
 
     return place
 

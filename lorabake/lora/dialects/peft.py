@@ -8,13 +8,16 @@ from ..suffixes import PEFT, cut
 from ..types import LayerName, LowRank
 from .dialect import Dialect, Part, first
 
+_WRAPPER = "base_model.model."
+
 
 def _own(key: str) -> bool:
     found = _split(key)
     if found is None or found.slot == "alpha":
         return False
     module = bare(found.module)
-    return not natives.known(module) and not (module == found.module and natives.shared(module))
+    shared = natives.shared(module) and found.module.removeprefix(_WRAPPER) == module
+    return not natives.known(module) and not shared
 
 
 def _split(key: str) -> Part | None:

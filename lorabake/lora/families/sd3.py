@@ -20,9 +20,11 @@ _ALIAS = re.compile(r"\b(sd|stable-diffusion)-?v?3(-?5|m)?\b")
 def _fit(evidence: Evidence) -> Fit:
     if "transformer" not in evidence.components:
         return Fit.POSSIBLE
-    sure = evidence.has(r"\.attn2\.|\.pos_embed\.") or "text_encoder_2" in evidence.components
-    if sure or evidence.widths(r"\.attn\.(to|add)_[qkv]") & {1536, 2432}:
+    sure = evidence.has(r"\.pos_embed\.") or "text_encoder_2" in evidence.components
+    if sure or evidence.widths(r"\.(attn2?\.to|attn\.add)_[qkv]") & {1536, 2432}:
         return Fit.SURE
+    if evidence.has(r"\.attn2\."):  # So have many other models, but not beside joint attention.
+        return Fit.SURE if evidence.has(r"\.attn\.") else Fit.LIKELY
     if evidence.widths(r"\.attn\.(to|add)_[qkv]") & {3072, 4096, 6144}:
         return Fit.NO
     return Fit.POSSIBLE

@@ -34,11 +34,14 @@ def spell(prefixes: Mapping[str, str], name: LayerName) -> str:
 
 
 def is_deep(evidence: Evidence) -> bool:
-    """Several transformer blocks per attention, a second text encoder or a pooled embedding."""
+    """Several transformer blocks per attention, a pooled embedding, or a second text encoder.
+
+    The latter alone may be Stable Diffusion 3's.
+    """
     return (
         evidence.has(r"^unet\..*\.transformer_blocks\.[1-9]")
         or evidence.has(r"^unet\.add_embedding\.")
-        or "text_encoder_2" in evidence.components
+        or {"unet", "text_encoder_2"} <= evidence.components
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from ..names import bare, layer_name
 from ..types import LayerName, LowRank
 from . import flux, flux2, sd3, wan, zimage
 from .native import Native
 
-__all__ = ["MEMBERS", "Native", "known", "likeliest", "place", "shared"]
+__all__ = ["MEMBERS", "Native", "known", "likeliest", "place", "placing", "shared"]
 
 MEMBERS = (flux.NATIVE, flux2.NATIVE, sd3.NATIVE, wan.NATIVE, zimage.NATIVE)
 
@@ -20,13 +21,13 @@ _OWN = re.compile(
     r"|(layers|(noise|context)_refiner)[._]\d+[._]attention[._](qkv|out)$"
     r"|(double|single)_stream_modulation(_img|_txt)?[._]lin$"
     r"|(time|vector|guidance)_in[._](in|out)_layer$"
-    r"|final_layer[._]|[ty]_embedder[._]mlp[._]\d+$|time_projection[._]1$"
+    r"|final_layer[._]|y_embedder[._]mlp[._]\d+$|time_projection[._]1$"
     r"|(time|text)_embedding[._][02]$|head[._]head$|img_emb[._]proj[._]\d$"
 )
 
 
 # Modules that both kinds of names have, so that they tell nothing.
-_SHARED = re.compile(r"(img|txt)_in$|(x|context)_embedder$")
+_SHARED = re.compile(r"(img|txt)_in$|(x|context)_embedder$|t_embedder[._]mlp[._]\d+$")
 
 
 def shared(module: str) -> bool:
@@ -54,3 +55,21 @@ def place(
     """The layers of the first model that has this module in this shape; None if none has."""
     found = (native.place(module, factors) for native in members)
     return next((layers for layers in found if layers is not None), None)
+
+
+def placing(
+    paths: Collection[str],
+) -> Callable[[str, LowRank], Mapping[LayerName, LowRank] | None]:
+    """How to place the modules of a file that has all these, in native or in diffusers names.
+
+    Some names, such as `img_in`, are of both kinds; the other modules then tell which is meant.
+    """
+    inner = [bare(path) for path in paths]
+    native = any(map(known, inner)) or any(map(zimage.SIGN.match, inner))
+    members = likeliest(inner)
+
+    def placed(path: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
+        found = place(bare(path), factors, members) if native else None
+        return {layer_name(path): factors} if found is None and not known(bare(path)) else found
+
+    return placed

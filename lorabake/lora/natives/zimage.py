@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from .native import Native
+
+SIGN = re.compile(
+    r"(layers|(noise|context)_refiner)[._]\d+[._](attention[._]|feed_forward[._]w)|cap_embedder[._]"
+)
+"""Modules of Z-Image by either kind of names."""
 
 _STACKS = ("layers", "noise_refiner", "context_refiner")
 
@@ -29,4 +36,5 @@ NATIVE = Native(
         "t_embedder.mlp.0": ("t_embedder.mlp.0",),
         "t_embedder.mlp.2": ("t_embedder.mlp.2",),
     },
+    sign=SIGN,
 )
