@@ -117,7 +117,10 @@ def bake(
     checks.strengths(strengths)
 
     loras = lora.read_both(content, style, family=family, svd_rank=svd_rank)
-    pairs = bundle.complete(lora.pair(*loras), lora.common_family(*loras))
+    paired = lora.pair(*loras)
+    # What is only guessed gets no layers that its base model might not have.
+    known = None if all(one.rivals for one in loras) else lora.common_family(*loras)
+    pairs = bundle.complete(paired, known)
     checks.size(pairs)
     pairs = bundle.strengthen(pairs, strengths)
     if base is not None:
@@ -127,7 +130,7 @@ def bake(
     context = Context(where, tell, detail, base, checkpoint, resume, force, identity)
     fused = methods.get(chosen.method).fuse(pairs, chosen.params, context)
     if fused.pairs is not None:
-        pairs, fused = _whole(fused.pairs, fused, lora.common_family(*loras))
+        pairs, fused = _whole(fused.pairs, fused, known)
     wanted = wanted or bundle.widest(loras[0].dtypes | loras[1].dtypes)
     pairs = bundle.strengthen(pairs, fused.strengths)
     if fused.columns is not None:
@@ -159,7 +162,9 @@ def bake(
     )
 
 
-def _whole(kept: Sequence[Pair], fused: Fused, family: str) -> tuple[tuple[Pair, ...], Fused]:
+def _whole(
+    kept: Sequence[Pair], fused: Fused, family: str | None
+) -> tuple[tuple[Pair, ...], Fused]:
     """What a method has kept, with the empty layers that loaders look for."""
     rules = {one.name: rule for one, rule in zip(kept, fused.plan.rules, strict=True)}
     pairs = bundle.complete(kept, family)

@@ -106,7 +106,8 @@ def test_peft_loads_the_folders(build: Build, tmp_path: Path) -> None:
     for name, folder in folders.items():
         PeftModel.from_pretrained(getattr(pipe, name), str(folder))  # a missing key is a warning
     check_loaded(pipe, updates)
-    assert lora.read(tmp_path / "plain").layers.keys() == {
+    # A bundle for FLUX may have empty layers beside these.
+    assert lora.read(tmp_path / "plain").layers.keys() >= {
         LayerName(denoiser, name.partition(".")[2]) for name in updates if denoiser in name
     }
 
