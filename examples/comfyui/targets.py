@@ -25,13 +25,13 @@ class Target:
     """What one layer of a bundle changes.
 
     Attributes:
-        module: A linear layer or a convolution.
+        module: A linear layer or a convolution; linear layers of 8-bit models are not torch's.
         part: The (dimension, start, size) of the module's weight which is the layer's; None if
             that is all of it.
         function: What turns ΔW into the order of rows that the module's weight has.
     """
 
-    module: nn.Linear | nn.Conv2d
+    module: nn.Module
     part: tuple[int, int, int] | None
     function: Callable[[Tensor], Tensor] | None
 
@@ -39,10 +39,10 @@ class Target:
     def shape(self) -> tuple[int, ...]:
         """Shape of the ΔW that fits."""
         of = self.module
-        if isinstance(of, nn.Linear):
-            shape = [of.out_features, of.in_features]
-        else:
+        if isinstance(of, nn.Conv2d):
             shape = [of.out_channels, of.in_channels // of.groups, *of.kernel_size]
+        else:
+            shape = [of.out_features, of.in_features]
         if self.part is not None:
             dimension, start, size = self.part
             shape[dimension] = min(size, shape[dimension] - start)
@@ -93,4 +93,5 @@ def _target(root: nn.Module, key: Key | None) -> Target | None:
         module = root.get_submodule(name.removesuffix(".weight"))
     except AttributeError:
         return None  # the map has names that only larger models have
-    return Target(module, part, function) if isinstance(module, nn.Linear | nn.Conv2d) else None
+    fits = isinstance(module, nn.Conv2d) or hasattr(module, "in_features")
+    return Target(module, part, function) if fits else None

@@ -88,11 +88,14 @@ def written(bundle: Bundle) -> torch.dtype | None:
 def coarsest(bundle: Bundle) -> torch.dtype:
     """The coarsest dtype in which the tensors may have been rounded: all numbers fit into it."""
     file = Container(bundle.path)
-    tensors = [file.tensor(key) for key in sorted(file.keys)]
+
+    def holds(dtype: torch.dtype, tensor: Tensor) -> bool:
+        return torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
+
     for dtype in (torch.bfloat16, torch.float16):
-        if all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in tensors):
+        if all(holds(dtype, file.tensor(key)) for key in sorted(file.keys)):
             return dtype
-    return max({tensor.dtype for tensor in tensors}, key=lambda dtype: torch.finfo(dtype).eps)
+    return max((file.tensor(key).dtype for key in file.keys), key=lambda x: torch.finfo(x).eps)
 
 
 def padded(bundle: Bundle) -> bool:

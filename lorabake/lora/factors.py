@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +12,7 @@ from ..errors import LoraFileError, listed
 from . import kinds
 from .adapter import scale, usable
 from .dialects import Dialect, Part
+from .dialects.dialect import Place
 from .kinds.convert import Converter, Module
 from .suffixes import Slot
 from .types import LayerName, LowRank
@@ -49,6 +50,7 @@ def assemble(
     config: Mapping[str, Any],
     where: str,
     converter: Converter | None = None,
+    accept: Callable[[Mapping[LayerName, LowRank]], object] | None = None,
 ) -> dict[LayerName, LowRank]:
     """Put factors together and give them their layers' names.
 
@@ -59,6 +61,7 @@ def assemble(
         config: The adapter configuration, which may hold alpha.
         where: The file, for messages.
         converter: Turns what is no plain LoRA into one; only exactly if not given.
+        accept: Called with the layers' outlines before anything is converted; may raise.
 
     Raises:
         LoraFileError: Factors are missing, double or contradict each other, alpha is no scalar
@@ -69,31 +72,49 @@ def assemble(
     modules = _modules(parts, where)
     _refuse_orphans(modules, dialect, where)
     checked = {name: _module(slots, tensors, dialect, where) for name, slots in modules.items()}
-    converter.check(list(checked.values()))
+    stated = {n: _stated(one, modules[n], tensors, dialect, where) for n, one in checked.items()}
     place = dialect.placing(modules)
+    outlines = _outlines(checked, modules, place, dialect, where)
+    # Converting may take far more memory than the file, so all else is checked before it.
+    if accept and not all(one.kind.plain for one in checked.values()):
+        accept(outlines)
+    converter.check(list(checked.values()))
     layers: dict[LayerName, LowRank] = {}
+    for name, one in checked.items():
+        factors, conversion = converter.factors(one)
+        placed = place(name, factors) or {}
+        for layer, piece in placed.items():
+            configured = scale(config, layer, factors.rank, where) if one.kind.plain else None
+            agreed = _agreed(stated[name], configured, modules[name], where)
+            layers[layer] = LowRank(piece.down, piece.up, agreed)
+        if conversion:
+            converter.keep(conversion, list(placed), stated[name] or 1.0)
+    return layers
+
+
+def _outlines(
+    checked: Mapping[str, Module],
+    modules: Mapping[str, Slots],
+    place: Place,
+    dialect: Dialect,
+    where: str,
+) -> dict[LayerName, LowRank]:
+    """Layers without numbers; refuses modules that the dialect does not know, and two for one."""
+    outlines: dict[LayerName, LowRank] = {}
     homes: dict[LayerName, str] = {}
     unknown: list[str] = []
-    for name, slots in modules.items():
-        one = checked[name]
-        stated = _stated(one, slots, tensors, dialect, where)
-        factors, conversion = converter.factors(one)
-        placed = place(name, factors)
+    for name, one in checked.items():
+        placed = place(name, one.outline)
         if placed is None:
-            unknown += slots.values()
-            continue
-        for layer, piece in placed.items():
+            unknown += modules[name].values()
+        for layer in placed or ():
             if layer in homes:
                 raise _double(homes[layer], one.key, where)
             homes[layer] = one.key
-            configured = scale(config, layer, factors.rank, where) if one.kind.plain else None
-            agreed = _agreed(stated, configured, slots, where)
-            layers[layer] = LowRank(piece.down, piece.up, agreed)
-        if conversion:
-            converter.keep(conversion, list(placed), stated or 1.0)
+        outlines |= placed or {}
     if unknown:
-        raise _unused(unknown, len(parts), dialect, where)
-    return layers
+        raise _unused(unknown, sum(map(len, modules.values())), dialect, where)
+    return outlines
 
 
 def _modules(parts: Mapping[str, Part], where: str) -> dict[str, Slots]:

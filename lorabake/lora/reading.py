@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,13 +11,14 @@ from ..errors import LoraFileError, listed
 from . import dialects, families, file
 from .adapter import configuration
 from .factors import assemble, split
+from .families import Family
 from .kinds.convert import Converter
 from .kinds.kernels import unflattened
 from .provenance import provenance
 from .refusals import refuse_other_kinds
 from .source import locate
 from .stages import join, stages
-from .types import Lora, network_order
+from .types import LayerName, Lora, LowRank, network_order
 
 
 def read(source: str | Path, *, family: str | None = None, svd_rank: int | None = None) -> Lora:
@@ -53,20 +55,15 @@ def read(source: str | Path, *, family: str | None = None, svd_rank: int | None 
     dialect = dialects.detect(tensors.keys(), where)
     parts = split(dialect, tensors, where)
     sound = file.checked({key: (tensors[key], parts[key].slot) for key in tensors}, where)
-    found = assemble(dialect, parts, sound, config, where, converter)
-    layers = {key: found[key] for key in sorted(found, key=network_order)}
-
     configured = {k.rpartition(".")[2]: v for k, v in config.items() if isinstance(v, str)}
-    evidence = families.Evidence(layers, dialect.name, configured | dict(contents.metadata))
-    if family is None:
-        home, rivals = families.recognise(evidence, where)
-    else:
-        home, rivals = families.get(family), frozenset[str]()
-        foreign = [str(layer) for layer in layers if not home.owns(layer)]
-        if foreign:
-            raise LoraFileError(
-                f"{home.title} has no such layers: {listed(foreign, 3)}", where=where
-            )
+    words = configured | dict(contents.metadata)
+
+    def home_of(layers: Mapping[LayerName, LowRank]) -> tuple[Family, frozenset[str]]:
+        return _home(families.Evidence(layers, dialect.name, words), family, where)
+
+    found = assemble(dialect, parts, sound, config, where, converter, home_of)
+    layers = {key: found[key] for key in sorted(found, key=network_order)}
+    home, rivals = home_of(layers)
     converted = {layer for done in converter.conversions for layer in done.layers}
     return Lora(
         layers=unflattened(layers, converted, home.name, where),
@@ -76,6 +73,23 @@ def read(source: str | Path, *, family: str | None = None, svd_rank: int | None 
         rivals=rivals,
         conversions=tuple(sorted(converter.conversions, key=lambda x: network_order(x.layers[0]))),
     )
+
+
+def _home(
+    evidence: families.Evidence, family: str | None, where: str
+) -> tuple[Family, frozenset[str]]:
+    """The family, and its rivals.
+
+    Raises:
+        LoraFileError: None has all layers, or the named one has not.
+    """
+    if family is None:
+        return families.recognise(evidence, where)
+    home = families.get(family)
+    foreign = [str(layer) for layer in evidence.layers if not home.owns(layer)]
+    if foreign:
+        raise LoraFileError(f"{home.title} has no such layers: {listed(foreign, 3)}", where=where)
+    return home, frozenset()
 
 
 def read_both(

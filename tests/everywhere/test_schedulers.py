@@ -11,8 +11,9 @@ from torch import Tensor
 from lorabake.runtime import Bundle
 
 from ..runtime.naive_bundle import Spec
+from ..runtime.pipes import one_level_unet
 from .ledger import Ledger
-from .parts import PIPELINES, schedulers
+from .parts import PIPELINES, schedulers, sdxl
 from .parts.bundles import bake
 from .parts.case import Case
 from .reference import CLOSE, DIFFERENT, by_hand, error
@@ -41,6 +42,10 @@ def taken(tmp_path_factory: pytest.TempPathFactory, seed: int) -> Take:
     def take(name: str) -> Taken:
         if name not in made:
             case = PIPELINES[name](seed)
+            if case.denoisers == ("unet",):
+                more = sdxl.TEXT_TIME if "XL" in name else {}
+                # Its calls are most of the time that this file takes.
+                case.pipe.unet = one_level_unet(seed, **more).requires_grad_(requires_grad=False)
             folder = tmp_path_factory.mktemp("bundle")
             made[name] = (case, *bake(case.pipe, case.denoisers, folder, seed))
         return made[name]

@@ -37,6 +37,18 @@ class Denoiser(nn.Module):
         return self.out(h * (1 + scale) + shift)
 
 
+class OwnLinear(nn.Module):
+    """What ComfyUI has for 8-bit models: like a linear layer of torch, but not one."""
+
+    def __init__(self, of: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = of.in_features, of.out_features
+        self.weight, self.bias = of.weight, of.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
 def swapped(weight: Tensor) -> Tensor:
     """As ComfyUI turns a modulation of diffusers into its own."""
     return torch.cat(weight.chunk(2)[::-1])

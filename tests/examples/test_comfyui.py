@@ -125,6 +125,15 @@ def test_every_step_has_the_plans_weights(
     assert steps < 4 or max(float((a - found[0]).abs().max()) for a in found) > 1e-2
 
 
+def test_linear_layers_of_its_own(world: World) -> None:
+    denoiser = world.model.model.diffusion_model
+    for name in ("qkv", "ada", "out"):
+        setattr(denoiser, name, comfy.OwnLinear(getattr(denoiser, name)))
+    specs = world.bundle()
+    model, _ = world.node.load(world.model, "b.safetensors")
+    same(world.outputs(model, SIGMAS), world.expected(6, range(6), (specs, ONE)))
+
+
 def test_the_order_of_calls_does_not_matter(world: World) -> None:
     """Between two sigmas, at one a second time, a little beside one, above all, and at the end."""
     specs = world.bundle()

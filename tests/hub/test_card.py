@@ -176,6 +176,24 @@ def test_the_instance_prompt(manifest: Manifest) -> None:
     assert "instance_prompt" not in page(lacking).data.to_dict()
 
 
+@pytest.mark.parametrize(
+    ("licence", "says"),
+    [
+        ("mit", "mit, the stricter of those of its two sources."),
+        ("of ink", "of-ink, taken for the stricter of those of its two sources."),
+        ("", "unknown, for want of a licence that both sources state."),
+    ],
+)
+def test_why_it_has_this_licence(licence: str, says: str, manifest: Manifest) -> None:
+    assert f"This file: {says}" in page(manifest, licence=licence).text
+
+
+def test_an_empty_prompt_is_none(bundle: Path, tmp_path: Path) -> None:
+    told = lorabake.push(bundle, REPO, folder=tmp_path / "page", instance_prompt=" ")
+    assert told.instance_prompt is None
+    assert "instance_prompt" not in (tmp_path / "page" / "README.md").read_text()
+
+
 def test_families_have_their_tags(manifest: Manifest) -> None:
     for family, task, tag in (
         ("sdxl", "text-to-image", "stable-diffusion-xl"), ("wan", "text-to-video", "wan"),

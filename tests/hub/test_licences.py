@@ -67,6 +67,14 @@ def test_what_somebody_should_know(content: str, style: str | None, words: list[
     assert all(word in text for word, text in zip(words, told, strict=True))
 
 
+def test_unknown_ones_are_named_both() -> None:
+    found, told = stricter({"content": "free for cats", "style": "of ink"})
+    assert (found.name, found.listed) == ("free-for-cats-and-of-ink", False)
+    assert len(told) == 2
+    assert stricter({"content": "of ink", "style": "Of Ink"})[0].name == "of-ink"
+    assert stricter({"content": "of ink", "style": "mit"})[0].name == "of-ink"
+
+
 @pytest.mark.parametrize("text", ["🎨", "x" * 500, "a: b\n- c", "null", "--", "Çok özel"])
 def test_any_text_is_a_licence(text: str) -> None:
     found = of(text)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import lorabake
 from lorabake import lora
+from lorabake.bundle import verify
 from lorabake.cli import cli
 from lorabake.errors import BundleError, LoraFileError
 
@@ -46,6 +47,7 @@ def test_what_is_loaded_is_what_was_pushed(hub: Hub, repo: Repo, bundle: Path) -
     assert found.manifest.digest == lorabake.load(bundle).manifest.digest
     assert bodies(hub) == [f"/{REPO}/resolve/main/{WEIGHTS}"]
     assert lorabake.load(REPO).path == found.path
+    assert verify(f"{REPO}@main").digest == found.manifest.digest
     assert len(bodies(hub)) == 1
 
 

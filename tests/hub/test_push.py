@@ -141,6 +141,9 @@ def test_private_and_public(hub: Hub) -> None:
 
 
 def test_a_branch_and_a_pull_request(hub: Hub) -> None:
+    with pytest.raises(OutputError, match="does not exist yet, and a new one has no branch next"):
+        send(revision="next")
+    assert hub.repos == {}
     send()
     with pytest.raises(OutputError, match="there is no such revision"):
         send(revision="next")

@@ -360,6 +360,29 @@ def test_few_bytes_cannot_ask_for_much(tmp_path: Path) -> None:
         read(path, svd_rank=1)
 
 
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"lora_unet_nothing.lokr_w1": drawn(2, 2), "lora_unet_nothing.lokr_w2": drawn(2, 2)},
+         "have no place .*lora_unet_nothing.lokr_w1"),
+        ({"lora_unet_mid_block_nothing.lokr_w1": drawn(2, 2),
+          "lora_unet_mid_block_nothing.lokr_w2": drawn(2, 2)}, "unet.mid_block.nothing"),
+        ({key(CONV, "lora_down.weight"): drawn(1, 2), key(CONV, "lora_up.weight"): drawn(2, 1),
+          key(CONV, "alpha"): torch.tensor(0.0)}, "alpha must be a finite number above 0"),
+    ],
+)  # fmt: skip
+def test_nothing_is_converted_of_a_damaged_file(
+    broken: Tensors, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Converting takes many times the file's memory."""
+    monkeypatch.setattr(torch, "kron", None)
+    whole = named(BLOCK, {"lokr_w1": drawn(2, 2), "lokr_w2": drawn(3, 3)})
+    with pytest.raises(LoraFileError, match=message):
+        read(tables.save(tmp_path / "a.safetensors", whole | broken))
+    with pytest.raises(TypeError):
+        read(tables.save(tmp_path / "b.safetensors", whole))
+
+
 @pytest.mark.parametrize("name", ["Tucker", "LoHa", "LoHa Tucker", "LoKr product, product"])
 def test_products_out_of_range(name: str, tmp_path: Path) -> None:
     module, tensors, _ = CASES[name]()

@@ -70,6 +70,16 @@ def tiny_unet(seed: int = 0, **changes: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**(config | changes)).eval()
 
 
+def one_level_unet(seed: int = 0, **changes: Any) -> UNet2DConditionModel:
+    """The least one that has layers of all kinds."""
+    config: dict[str, Any] = {
+        "block_out_channels": (8,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+    }
+    return tiny_unet(seed, **(config | changes))
+
+
 def sd(scheduler: str = "ddim", **parts: Any) -> StableDiffusionPipeline:
     given: dict[str, Any] = {
         "vae": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,29 @@ def eager(bundle: Bundle, mode: Any, blocks: int) -> torch.Tensor:
         return pipes.render(pipe, 6)
 
 
+@cache
+def graphs(way: str, blocks: int) -> int:
+    """How many there are without a bundle."""
+    pipe, backend = pipes.flux(blocks), CompileCounter()
+    WAYS[way](pipe, backend)
+    pipes.render(pipe, 2)
+    return backend.frame_count
+
+
+@cache
+def graphs_of_a_unet() -> int:
+    """How many there are for two batch sizes without a bundle."""
+    pipe, backend = unet(), CompileCounter()
+    pipe.unet = torch.compile(pipe.unet, backend=backend, fullgraph=True)
+    pipes.render(pipe, 5)
+    pipes.render(pipe, 5, batch=2)
+    return backend.frame_count
+
+
+def unet() -> Any:
+    return pipes.sd(unet=pipes.one_level_unet())
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_before(bundle: Bundle, mode: Any, way: str, blocks: int) -> None:
     """Also when graphs from a run without the bundle are there already."""
@@ -105,17 +129,14 @@ def test_compiled_before(bundle: Bundle, mode: Any, way: str, blocks: int) -> No
 
 @pytest.mark.parametrize("mode", MODES)
 def test_compiled_after(bundle: Bundle, mode: Any, way: str, blocks: int) -> None:
-    pipe, backend, without = pipes.flux(blocks), CompileCounter(), CompileCounter()
-    plain = pipes.flux(blocks)
-    WAYS[way](plain, without)
-    pipes.render(plain, 2)
+    pipe, backend, without = pipes.flux(blocks), CompileCounter(), graphs(way, blocks)
     with bundle.attach(pipe, mode):
         torch.compiler.reset()
         WAYS[way](pipe, backend)
         found = pipes.render(pipe, 6)
         assert torch.equal(pipes.render(pipe, 6), found)
         # One, or for a regional one as many as diffusers has kinds of blocks.
-        assert backend.frame_count == without.frame_count
+        assert backend.frame_count == without
         assert way == "regional" or backend.frame_count == 1
     assert not counters["graph_break"]
     assert error(found, eager(bundle, mode, blocks)) <= 1e-5
@@ -125,25 +146,22 @@ def test_compiled_after(bundle: Bundle, mode: Any, way: str, blocks: int) -> Non
 @pytest.mark.parametrize("mode", MODES)
 def test_a_unet(tmp_path: Path, mode: Any) -> None:
     """Convolutions as well; another image size costs what it costs without a bundle."""
-    pipe, plain = pipes.sd(), pipes.sd()
+    pipe = unet()
     bundle = read(
         write(tmp_path / "b.safetensors", one_of_each("unet", pipe.unet), {"unet": pipe.unet})
     )
     with bundle.attach(pipe, mode):
         expected = pipes.render(pipe, 5)
-    backend, without = CompileCounter(), CompileCounter()
+    backend = CompileCounter()
     pipe.unet = torch.compile(pipe.unet, backend=backend, fullgraph=True)
-    plain.unet = torch.compile(plain.unet, backend=without, fullgraph=True)
     with bundle.attach(pipe, mode):
         assert error(pipes.render(pipe, 5), expected) <= 1e-5
         assert backend.frame_count == 1
         pipes.render(pipe, 5, batch=2)
         pipes.render(pipe, 5)
-    torch.compiler.reset()  # what it has learned about the sizes that change
-    pipes.render(plain, 5)
-    pipes.render(plain, 5, batch=2)
-    assert backend.frame_count == without.frame_count
     assert not counters["graph_break"]
+    torch.compiler.reset()  # what it has learned about the sizes that change
+    assert backend.frame_count == graphs_of_a_unet()
 
 
 @pytest.mark.parametrize("way", ["regional"], indirect=True)

@@ -15,10 +15,14 @@ Shares = Mapping[Gates, Fraction]
 """For which share of a stretch of time each gates hold; the shares' sum is 1."""
 
 START, END = Fraction(0), Fraction(1)
+_ROUNDING = Fraction(1, 10**9)
+"""Of a switch's progress, which is computed from scores that are rounded."""
 
 
 def shares(rule: Rule, scale: Scale | None, start: Fraction = START, end: Fraction = END) -> Shares:
     """The shares over all progress p in [start, end): exact, not sampled.
+
+    A switch that is at an end of the stretch but for rounding is not inside.
 
     Args:
         rule: A layer's; not `Live`.
@@ -26,7 +30,7 @@ def shares(rule: Rule, scale: Scale | None, start: Fraction = START, end: Fracti
         start: From 0.
         end: Up to 1, greater than `start`.
     """
-    inside = {p for p in _switches(rule, scale) if start < p < end}
+    inside = {p for p in _switches(rule, scale) if start + _ROUNDING < p < end - _ROUNDING}
     # Between two switches nothing changes, so that any moment there tells.
     return summed(
         (gates(rule, scale, (a + b) / 2), (b - a) / (end - start))

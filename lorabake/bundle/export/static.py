@@ -47,9 +47,11 @@ class Static:
         products = gram(sources)
         plan, norm = over_time(products, self.shares), squared(products, gates)
         if rank is None or self.rank <= rank:
-            return weighted, plan, Loss(0.0, norm)
-        kept, lost = compress(_joined(weighted), rank)
-        return [kept], plan, Loss(lost**2 * norm, norm)
+            # In one scale: a source that is there for a moment only may be too small for its own.
+            kept = weighted if len(self.shares) == 1 else [_joined(weighted)]
+            return kept, plan, Loss(0.0, norm)
+        low, lost = compress(_joined(weighted), rank)
+        return [low], plan, Loss(lost**2 * norm, norm)
 
 
 def _joined(sources: Sequence[LowRank]) -> LowRank:

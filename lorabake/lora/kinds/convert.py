@@ -40,6 +40,14 @@ class Module(NamedTuple):
         return min(self.size.rank, self.size.shape[0], math.prod(self.size.shape[1:]))
 
     @property
+    def outline(self) -> LowRank:
+        """Factors of its shape and rank, without numbers."""
+        down = torch.empty((self.rank, *self.size.shape[1:]), device="meta")
+        ones = tuple(1 for _ in self.size.shape[2:])
+        up = torch.empty((self.size.shape[0], self.rank, *ones), device="meta")
+        return LowRank(down, up)
+
+    @property
     def entries(self) -> int:
         """Entries of ΔW."""
         return math.prod(self.size.shape)

@@ -25,11 +25,13 @@ from . import sd
 from .case import Case, draw, tiny_vae
 
 SIZE = {"height": 16, "width": 16}
-CHANGES: dict[str, Any] = {
+TEXT_TIME: dict[str, Any] = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 10 + 6 * 4,
     "use_linear_projection": True,
+}
+CHANGES: dict[str, Any] = TEXT_TIME | {
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
 }
@@ -75,7 +77,6 @@ def inpaint(seed: int) -> Case:
 
 def controlnet(seed: int) -> Case:
     torch.manual_seed(seed + 1)
-    config: dict[str, Any] = {name: CHANGES[name] for name in list(CHANGES)[:4]}
     guide = ControlNetModel(
         block_out_channels=(8, 12),
         layers_per_block=1,
@@ -84,7 +85,7 @@ def controlnet(seed: int) -> Case:
         attention_head_dim=2,
         norm_num_groups=4,
         conditioning_embedding_out_channels=(4, 8),
-        **config,
+        **TEXT_TIME,
     ).eval()
     for weight in guide.controlnet_down_blocks.parameters():
         # They are zero until trained, and would control nothing.
