@@ -34,21 +34,22 @@ def test_the_tools_find_nothing(command: tuple[str, ...]) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def modules_after(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after running the code."""
-    result = run(sys.executable, "-c", f"{code}; import sys; print(*sys.modules)")
+def modules_of(code: str, after: str = "pass") -> set[str]:
+    """Top-level modules that the code adds in a fresh interpreter that has run `after`."""
+    known = f"import sys; {after}; known = {{*sys.modules}}"
+    result = run(sys.executable, "-c", f"{known}; {code}; print(*sys.modules.keys() - known)")
     assert result.returncode == 0, result.stderr
     return {name.partition(".")[0] for name in result.stdout.split()}
 
 
 def test_the_runtime_brings_only_torch_and_safetensors() -> None:
-    base = modules_after("import torch, safetensors.torch")
-    assert modules_after("import lorabake.runtime") - base == {"lorabake"}
+    added = modules_of("import lorabake.runtime", after="import torch, safetensors.torch")
+    assert added == {"lorabake"}
 
 
 def test_the_package_is_light_until_used() -> None:
     heavy = {"torch", "numpy", "diffusers", "transformers", "peft", "matplotlib", "PIL"}
-    assert not modules_after("import lorabake, lorabake.cli") & heavy
+    assert not modules_of("import lorabake, lorabake.cli") & heavy
 
 
 def test_the_wheel_ships_presets_and_spec() -> None:

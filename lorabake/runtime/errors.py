@@ -27,7 +27,8 @@ class UserError(LorabakeError):
         self.what, self.where, self.advice = what, where, advice
         what, where, advice = shortened(what, _LONGEST), shortened(where), shortened(advice)
         message = f"{where}: {what}" if where else what
-        super().__init__(f"{message}. {advice}" if advice else f"{message}.")
+        whole = f"{message}. {advice}" if advice else f"{message}."
+        super().__init__(" ".join(whole.splitlines()))  # names in it may have line breaks
 
 
 class BundleError(UserError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,9 @@ import lorabake
 from lorabake import lora
 from lorabake.bundle import complete, strengthen, with_columns
 from lorabake.bundle.export.shares import shares
+from lorabake.bundle.export.static import Static
 from lorabake.bundle.rewrite import rewrite
+from lorabake.bundle.stack import stack
 from lorabake.errors import BundleError, OutputError, RecipeError
 from lorabake.runtime.plan import Pattern, Scale, Table, Threshold, select
 
@@ -187,6 +190,58 @@ def test_parts_that_are_alike_become_one(sources: Sources) -> None:
     assert error(second[name], sources[3].delta[name]) <= 1e-6
 
 
+def test_a_switch_at_the_end_of_a_part_is_not_inside(sources: Sources) -> None:
+    """Of 12 parts, but for the rounding of gamma: what is left of a source would be 1e-16 of it."""
+    bundle = made(sources, "fixed", dtype="float16")
+    report = lorabake.export(bundle, "p.safetensors", timeline=12)
+    assert [part.end for part in report.parts] == [pytest.approx(1 / 3), 1]
+    assert report.exact
+
+
+def test_a_source_that_is_there_for_a_moment() -> None:
+    """Alone float16 could not hold it, beside the other one it is no matter."""
+    g = torch.Generator().manual_seed(0)
+    both = [
+        lora.LowRank(
+            torch.randn(r, 16, generator=g).half() / 64, torch.randn(12, r, generator=g).half() / 64
+        )
+        for r in (3, 4)
+    ]
+    share = Fraction(1, 10**6)
+    layer = Static(
+        lora.LayerName("unet", "conv_in"), (12, 16), (0, 1), 7,
+        {(1.0, 0.0): 1 - share, (0.0, 1.0): share}, lambda: both,
+    )  # fmt: skip
+    factors, plan, _ = layer.factors(None)
+    down, up = (x.double() for x in stack(factors, 7, torch.float16))
+    dense = [x.up.double() @ x.down.double() for x in both]
+    wanted = (1 - float(share)) * dense[0] + float(share) * dense[1]
+    assert error(up @ down, wanted) <= 1e-3
+    away = float((dense[1] - dense[0]).norm() ** 2) * float(share)
+    assert plan.error == pytest.approx(away, rel=1e-3)
+
+
+@pytest.mark.parametrize(("to", "timeline"), [("kohya", 4), ("peft", None)])
+def test_an_interrupted_export_changes_nothing(
+    sources: Sources, to: Any, timeline: int | None
+) -> None:
+    bundle = made(sources, "klora")
+
+    def interrupt(_stage: str, done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    for old in (False, True):
+        if old:
+            lorabake.export(bundle, "p", to, timeline=timeline)
+        before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+        with pytest.raises(KeyboardInterrupt):
+            lorabake.export(
+                bundle, "p", to, timeline=timeline, rank=3, force=True, progress=interrupt
+            )
+        assert before == {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("method", ["direct", "klora"])
 def test_fewer_ranks(sources: Sources, method: str) -> None:
     bundle = made(sources, method)
@@ -327,6 +382,10 @@ def test_outputs_are_protected(sources: Sources) -> None:
     lorabake.export(bundle, "p", "peft")
     with pytest.raises(OutputError, match=r"adapter_model\.safetensors: exists already"):
         lorabake.export(bundle, "p", "peft")
+    shutil.rmtree("p/text_encoder")
+    with pytest.raises(OutputError, match="exists already"):
+        lorabake.export(bundle, "p", "peft")
+    assert not Path("p/text_encoder").exists()
     Path("p-timeline.json").write_text("mine")
     with pytest.raises(OutputError, match=r"p-timeline\.json: exists already"):
         lorabake.export(bundle, "p.safetensors", timeline=2)

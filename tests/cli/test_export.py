@@ -94,6 +94,7 @@ def test_other_ways() -> None:
         (["-o", "b.safetensors", "--force"], "one of the inputs"),
         (["-o", "cat.safetensors"], "exists already"),
         (["-o", "nowhere/plain"], "folder does not exist"),
+        (["-o", "nowhere/plain", "--to", "peft"], "folder does not exist"),
         (["-o", "plain/"], "is not a file name"),
         (["-o", ".", "--timeline", "2", "--to", "peft"], "is not a file name"),
         (["-o", "cat.safetensors", "--to", "peft"], "cannot be written"),

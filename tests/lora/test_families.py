@@ -108,7 +108,7 @@ def test_layers_that_no_loader_finds(family: str, component: str, module: str) -
 
 
 def test_an_unknown_family_suggests_a_known_one() -> None:
-    with pytest.raises(LoraFileError, match=r"'sdlx'; did you mean 'sdxl'\?"):
+    with pytest.raises(LoraFileError, match=r"'sdlx' \(did you mean 'sdxl'\?\)"):
         families.get("sdlx")
     assert {families.get(name).name for name in families.names()} == set(families.names())
 
@@ -256,6 +256,21 @@ def test_another_transformer_is_taken_by_its_names(tmp_path: Path) -> None:
     lora = read(tables.save(tmp_path / "lora.safetensors", tables.peft(known)))
     assert lora.family == "generic"
     assert families.get("generic").keys(name)[0] == f"{name}.lora_A.weight"
+
+
+@pytest.mark.parametrize("model", ["tiny sd15", "tiny sdxl", "tiny flux"])
+def test_a_stranger_among_the_layers_of_a_model(model: str, tmp_path: Path) -> None:
+    """It does not make a LoRA one for an unknown model; the user can say that it is."""
+    shapes = {
+        name: s for name, s in tables.model(model).items() if name.component != "text_encoder"
+    }
+    stranger = LayerName("transformer", "extra_blocks.0.thing")
+    known = tables.random_lora({**shapes, stranger: (6, 6)}, ranks=(1,))
+    path = tables.save(tmp_path / "lora.safetensors", tables.peft(known))
+    with pytest.raises(LoraFileError, match="no base model family") as caught:
+        read(path)
+    assert f"style of PEFT): {stranger}." in str(caught.value)
+    assert read(path, family="generic").layers.keys() == known.keys()
 
 
 @pytest.mark.parametrize(

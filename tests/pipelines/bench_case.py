@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,18 @@ def shapes(pipe: Any) -> Shapes:
 
 
 def case_of(folder: Path, method: str = "klora") -> Case:
-    pipe = pipes.quiet(tiny.sd15()[0])
+    """With a pipeline of its own; the bundle is baked once in each folder."""
+    return Case(pipes.quiet(tiny.sd15()[0]), *_baked(folder, method))
+
+
+@cache
+def _baked(folder: Path, method: str) -> tuple[Bundle, tuple[Dense, Dense]]:
+    pipe = tiny.sd15()[0]
     files = [folder / f"{name}.safetensors" for name in ("content", "style")]
     content, style = (write_lora(f, shapes(pipe), "peft", seed) for seed, f in enumerate(files))
     output = folder / f"{method}.safetensors"
     lorabake.make(files[0], files[1], output, method=method, force=True)
-    return Case(pipe, lorabake.load(output), (content, style))
+    return lorabake.load(output), (content, style)
 
 
 def error(found: Tensor, expected: Tensor) -> float:

@@ -142,7 +142,7 @@ def test_a_base_whose_layers_share_a_weight(case: Case) -> None:
     attention = case.pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn1
     attention.to_q.weight = attention.to_k.weight
     before = case.snapshot()
-    result = measured(case)
+    result = measured(case, steps=(2,), repeats=1)
     assert same(case.snapshot(), before)
     found = reasons(result)
     assert found.keys() == {"floor", "fused"}
@@ -164,14 +164,14 @@ def test_a_quantised_base(case: Case) -> None:
                 )  # fmt: skip
                 quantised.load_state_dict(child.state_dict())
                 setattr(module, name, quantised.to("cpu"))
-    found = reasons(measured(case, repeats=1))
+    found = reasons(measured(case, steps=(2,), repeats=1))
     assert {"floor", "fused"} <= found.keys()
     assert not found.keys() & {"base", "hooks", "recomputed"}
     assert "cannot be set by hand: unet." in found["floor"]
 
 
 def test_a_bundle_of_another_method(folder: Path) -> None:
-    found = reasons(measured(case_of(folder, "direct"), repeats=1))
+    found = reasons(measured(case_of(folder, "direct"), steps=(2,), repeats=1))
     assert found == {"recomputed": "the method of this bundle is direct, not klora"}
 
 

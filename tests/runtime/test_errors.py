@@ -19,3 +19,8 @@ def test_a_long_name_is_cut_in_the_middle() -> None:
     assert "a/name' is odd. Mend /home/" in str(error)
     assert len(str(error)) < 3100
     assert error.where == long
+
+
+def test_names_with_line_breaks_stay_in_one_line() -> None:
+    error = UserError("a tensor is called 'to\nq\u2028'", where="lora\r\n.safetensors")
+    assert str(error) == "lora .safetensors: a tensor is called 'to q '."

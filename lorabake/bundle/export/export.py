@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
@@ -74,10 +75,14 @@ def export(
     found.verify()  # or what is written of a damaged file would look sound
     count = sum(len(sheet.modules) for one in jobs for sheet in one.sheets)
     tell, done = progress or (lambda stage, done, total: None), iter(range(1, count + 1))
-    parts = tuple(_part(one, lambda: tell("exporting", next(done), count)) for one in jobs)
-    if sidecar is not None:
-        with outputs.replacing(sidecar) as file:
-            file.write(json.dumps(schedule(found, parts), indent=2).encode())
+    with ExitStack() as whole:
+        # What is entered first is in its place last.
+        beside = whole.enter_context(outputs.replacing(sidecar.resolve())) if sidecar else None
+        parts = tuple(
+            _part(one, whole, lambda: tell("exporting", next(done), count)) for one in jobs
+        )
+        if beside is not None:
+            beside.write(json.dumps(schedule(found, parts), indent=2).encode())
     return Exported(
         output=str(output),
         to=to,
@@ -130,16 +135,21 @@ def _check_rank(rank: int | None, jobs: list[Job]) -> None:
 
 
 def _check_paths(bundle: Bundle, jobs: list[Job], sidecar: Path | None, *, force: bool) -> None:
-    paths = [path for one in jobs for path in one.paths]
-    for path in paths:
-        if path.parent != jobs[0].target.parent:
-            outputs.folder(path.parent)
-    for path in [*paths, *([sidecar] if sidecar else [])]:
-        outputs.check(path, force=force, inputs=(bundle.path,))
+    for one in jobs:
+        for path in one.paths:
+            folder = path.parent
+            if folder == one.target.parent or folder.is_dir():
+                outputs.check(path, force=force, inputs=(bundle.path,))
+            elif folder.exists():
+                outputs.folder(folder)  # says what is in the way
+            elif not one.target.exists():
+                outputs.check(one.target)  # it will be made, but not what it is in
+    if sidecar is not None:
+        outputs.check(sidecar, force=force, inputs=(bundle.path,))
 
 
-def _part(one: Job, told: Callable[[], None]) -> Part:
-    losses = one.write(told)
+def _part(one: Job, whole: ExitStack, told: Callable[[], None]) -> Part:
+    losses = one.write(whole, told)
     return Part(
         files=tuple(map(str, one.paths)),
         start=float(one.stretch.start),

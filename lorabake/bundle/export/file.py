@@ -1,4 +1,4 @@
-"""Writing one plain LoRA file, a module in memory at a time."""
+"""Writing one plain LoRA file, some modules in memory at a time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from torch import Tensor
 
 from ...errors import OutputError
 from ...lora.natives.native import swap
+from ...lora.parallel import each
 from ...lora.types import LayerName, LowRank
 from ..header import Entry, head
 from ..stack import stack
 from .loss import Loss
 from .static import Static
 from .styles import SUFFIXES, Module, Sheet, To
+
+_AT_ONCE = 16
+"""Modules; each is a thread's."""
 
 Losses = dict[LayerName, tuple[Loss, Loss]]
 """Of the plan in its mean, and of fewer ranks, by layer."""
@@ -73,10 +77,14 @@ class Sheets:
         entries = [entry for module in sheet.modules for entry in self._entries(module)]
         file.write(head(entries, self.dtype, metadata))
         losses: Losses = {}
-        for module in sheet.modules:
-            for tensor in self._tensors(module, losses):
-                file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-            told()
+        for start in range(0, len(sheet.modules), _AT_ONCE):
+            some = sheet.modules[start : start + _AT_ONCE]
+            for tensors in each(
+                lambda module: self._tensors(module, losses),
+                some, torch.device("cpu"), lambda _done, _total: told(),
+            ):  # fmt: skip
+                for tensor in tensors:
+                    file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         return losses
 
     def _entries(self, module: Module) -> list[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +49,12 @@ class Job:
         configs = [path.with_name(CONFIG) for path in tensors if self.wanted.to == "peft"]
         return [*tensors, *configs]
 
-    def write(self, told: Callable[[], None]) -> Losses:
-        """Write the files, each whole or not at all; `told` hears of each module.
+    def write(self, whole: ExitStack, told: Callable[[], None]) -> Losses:
+        """Write the files; `told` hears of each module.
+
+        Args:
+            whole: When it ends without error the files are where they belong, otherwise nowhere.
+            told: Called once per module.
 
         Raises:
             OutputError: A value does not fit, or the system refuses a file.
@@ -58,12 +63,14 @@ class Job:
         for sheet in self.sheets:
             names = [name for module in sheet.modules for name in module.layers if name]
             rank = self.common.ranks[names[0].component]
-            with outputs.replacing(sheet.path.resolve()) as file:
-                losses |= self.common.write(file, sheet, self._metadata(rank), told)
             if self.wanted.to == "peft":
+                outputs.folder(sheet.path.parent)
                 config = configuration(self.bundle.manifest, self.family, names, rank)
-                with outputs.replacing(sheet.path.with_name(CONFIG).resolve()) as file:
-                    file.write(json.dumps(config, indent=2, sort_keys=True).encode())
+                beside = sheet.path.with_name(CONFIG).resolve()
+                text = json.dumps(config, indent=2, sort_keys=True)
+                whole.enter_context(outputs.replacing(beside)).write(text.encode())
+            file = whole.enter_context(outputs.replacing(sheet.path.resolve()))
+            losses |= self.common.write(file, sheet, self._metadata(rank), told)
         return losses
 
     def _metadata(self, rank: int) -> dict[str, str]:

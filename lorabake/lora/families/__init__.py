@@ -35,7 +35,7 @@ def get(name: str) -> Family:
     near = get_close_matches(name, names(), n=1)
     raise LoraFileError(
         f"there is no base model family {name!r}"
-        + (f"; did you mean {near[0]!r}?" if near else ""),
+        + (f" (did you mean {near[0]!r}?)" if near else ""),
         advice=f"Choose one of {', '.join(names())}",
     )
 
@@ -53,12 +53,13 @@ def recognise(evidence: Evidence, where: str) -> tuple[Family, frozenset[str]]:
         for family in MEMBERS
     }
     best = max(fits, key=lambda family: fits[family])
-    if fits[best] is Fit.NO:
+    if fits[best] is Fit.NO or (best is generic.FAMILY and _nearly(evidence)):
         raise LoraFileError(
-            f"its layers are of no base model family that lorabake knows: {_strangers(evidence)}",
+            "its layers are of no base model family that lorabake knows (it was taken for a LoRA "
+            f"in the style of {evidence.dialect}): {_strangers(evidence)}",
             where=where,
-            advice="Check that it is a LoRA for an image model; --family generic takes layers "
-            "of any denoiser by their diffusers names",
+            advice="Check that it is a whole LoRA for an image model; --family generic takes "
+            "layers of any denoiser by their diffusers names",
         )
     if fits[best] is Fit.SURE:
         return best, frozenset()
@@ -70,8 +71,22 @@ def recognise(evidence: Evidence, where: str) -> tuple[Family, frozenset[str]]:
     return best, frozenset(family.name for family in possible if family is not best)
 
 
+_MOST = 0.9
+
+
+def _nearly(evidence: Evidence) -> bool:
+    """Whether one family has nearly all of the layers, so that the others look like a mistake."""
+    return any(
+        sum(map(family.owns, evidence.layers)) >= _MOST * len(evidence.layers)
+        and family.fit(evidence) is not Fit.NO
+        for family in MEMBERS
+        if family is not generic.FAMILY
+    )
+
+
 def _strangers(evidence: Evidence) -> str:
     """The layers that the likeliest family lacks; all of them if its fit was the obstacle."""
-    lacking = [[n for n in evidence.layers if not family.owns(n)] for family in MEMBERS]
+    named = [family for family in MEMBERS if family is not generic.FAMILY]
+    lacking = [[n for n in evidence.layers if not family.owns(n)] for family in named]
     fewest = min(lacking, key=len)
     return listed([str(name) for name in fewest or evidence.layers], 3)

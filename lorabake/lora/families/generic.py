@@ -18,7 +18,8 @@ _BLOCKS = r"^transformer(_2)?\.(\w*blocks|\w*layers)\.\d+\."
 
 
 def _fit(evidence: Evidence) -> Fit:
-    return Fit.POSSIBLE if evidence.has(_BLOCKS) else Fit.NO
+    alone = evidence.components <= {"transformer", "transformer_2"}
+    return Fit.POSSIBLE if alone and evidence.has(_BLOCKS) else Fit.NO
 
 
 FAMILY = Family(
