@@ -27,7 +27,7 @@ def read(source: str | Path, *, family: str | None = None, svd_rank: int | None 
     Factors stay memory-mapped in the file's own dtype; alpha / rank goes into `LowRank.scale`, so
     nothing is rounded. Every tensor of the file ends up in a layer or is named in an error.
     LoHa, LoKr, Tucker and full differences become plain factors in float32, exactly where these are
-    of a modest rank or no larger than the dense ΔW.
+    of a modest rank.
 
     Args:
         source: A `.safetensors` file, a folder that holds one (or two, for high and for low noise,

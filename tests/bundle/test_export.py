@@ -190,12 +190,14 @@ def test_parts_that_are_alike_become_one(sources: Sources) -> None:
     assert error(second[name], sources[3].delta[name]) <= 1e-6
 
 
-def test_a_switch_at_the_end_of_a_part_is_not_inside(sources: Sources) -> None:
-    """Of 12 parts, but for the rounding of gamma: what is left of a source would be 1e-16 of it."""
-    bundle = made(sources, "fixed", dtype="float16")
-    report = lorabake.export(bundle, "p.safetensors", timeline=12)
-    assert [part.end for part in report.parts] == [pytest.approx(1 / 3), 1]
-    assert report.exact
+def test_a_switch_at_the_end_of_a_part_is_not_inside() -> None:
+    """S(1/3) = 1, so all switch there, but for the rounding of gamma."""
+    third = Fraction(1, 3)
+    for content, style in ((0.1 * i, 0.7 * j) for i in range(1, 20) for j in range(1, 20)):
+        rule = Threshold((content, style))
+        scale = Scale("linear", 1.5, 0.5, content / style)
+        assert shares(rule, scale, Fraction(1, 4), third) == {(1.0, 0.0): 1}
+        assert shares(rule, scale, third, Fraction(5, 12)) == {(0.0, 1.0): 1}
 
 
 def test_a_source_that_is_there_for_a_moment() -> None:

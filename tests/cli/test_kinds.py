@@ -18,7 +18,7 @@ from lorabake.cli import cli
 from ..oracle import Shapes, write_lora
 
 STEM = "unet.mid_block.attentions.0.transformer_blocks.0"
-SHAPES: Shapes = {f"{STEM}.attn1.{p}": (160, 160) for p in ("to_q", "to_k", "to_v")}
+SHAPES: Shapes = {f"{STEM}.attn1.{p}": (300, 300) for p in ("to_q", "to_k", "to_v")}
 OUT = "bundle.safetensors"
 MAKE = ("make", "cat.safetensors", "ink.safetensors", "-o", OUT)
 
@@ -38,10 +38,10 @@ def style() -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(7)
     to_q, to_k = (f"{STEM}.attn1.{p}".replace(".", "_") for p in ("to_q", "to_k"))
     shapes = {
-        f"lora_{to_q}.hada_w1_a": (160, 12), f"lora_{to_q}.hada_w1_b": (12, 160),
-        f"lora_{to_q}.hada_w2_a": (160, 12), f"lora_{to_q}.hada_w2_b": (12, 160),
-        f"lora_{to_k}.lokr_w1": (2, 2), f"lora_{to_k}.lokr_w2_a": (80, 1),
-        f"lora_{to_k}.lokr_w2_b": (1, 80),
+        f"lora_{to_q}.hada_w1_a": (300, 17), f"lora_{to_q}.hada_w1_b": (17, 300),
+        f"lora_{to_q}.hada_w2_a": (300, 17), f"lora_{to_q}.hada_w2_b": (17, 300),
+        f"lora_{to_k}.lokr_w1": (2, 2), f"lora_{to_k}.lokr_w2_a": (150, 1),
+        f"lora_{to_k}.lokr_w2_b": (1, 150),
     }  # fmt: skip
     return {key: torch.randn(*shape, generator=g).half() for key, shape in shapes.items()}
 
@@ -72,7 +72,7 @@ def test_a_rank_too_high_is_refused_with_advice() -> None:
     result = run(*MAKE, status=2)
     assert "Traceback" not in result.output
     assert "1 of its 2 layers (LoHa)" in result.stderr
-    assert "would need rank 144" in result.stderr
+    assert "would need rank 289" in result.stderr
     assert "--svd-rank 64" in result.stderr
     assert not Path(OUT).exists()
     assert "is not in the range" in run(*MAKE, "--svd-rank", "0", status=2).stderr
@@ -85,7 +85,7 @@ def test_the_report_says_what_it_costs() -> None:
     assert report["dtype"] == "float16"
     second, first = report["conversions"]
     assert {first["source"], second["source"]} == {"style"}
-    assert (first["kind"], first["exact_rank"], first["rank"]) == ("LoHa", 144, 4)
+    assert (first["kind"], first["exact_rank"], first["rank"]) == ("LoHa", 289, 4)
     assert first["layers"] == [f"{STEM}.attn1.to_q"]
     spectrum = torch.linalg.svdvals(loha)
     assert first["error"] == pytest.approx(float(spectrum[4:].norm() / spectrum.norm()), rel=1e-4)
@@ -96,15 +96,15 @@ def test_the_report_says_what_it_costs() -> None:
     text = run(*MAKE, "--svd-rank", "4", "--force").stdout
     assert "style: 1 LoHa, 1 LoKr layers converted, 1 of them to a lower rank" in text
     assert f"an error of {lost:.2g} of their norm overall" in text
-    assert f"at worst {first['error']:.2g} ({STEM}.attn1.to_q, rank 144 → 4)" in text
+    assert f"at worst {first['error']:.2g} ({STEM}.attn1.to_q, rank 289 → 4)" in text
     assert "content:" not in text
 
 
 @pytest.mark.usefixtures("folder")
 def test_what_is_exact_is_said_too() -> None:
-    report = made("--svd-rank", "144")
+    report = made("--svd-rank", "289")
     assert [done["error"] for done in report["conversions"]] == [0, 0]
-    text = run(*MAKE, "--svd-rank", "144", "--force").stdout
+    text = run(*MAKE, "--svd-rank", "289", "--force").stdout
     assert "style: 1 LoHa, 1 LoKr layers converted exactly" in text
     bundle = lorabake.load(OUT)
     for layer in bundle.manifest.layers:

@@ -16,13 +16,16 @@ def test_right_and_wrong_layers_are_told(tmp_path: Path) -> None:
     wanted = load_file(oracle)
     assert check_loads.check(tmp_path, "flux2") == (len(wanted), [])
 
-    wrong, unwanted = sorted(wanted)[:2]
-    changed = wanted | {wrong: wanted[wrong] * 1.001, "transformer.none": torch.ones(2, 2)}
+    wrong, unwanted, odd = sorted(wanted)[:3]
+    changed = wanted | {
+        wrong: wanted[wrong] * 1.001, odd: wanted[odd] * torch.nan,
+        "transformer.none": torch.ones(2, 2),
+    }  # fmt: skip
     del changed[unwanted]
     save_file(changed, oracle)
     found = check_loads.check(tmp_path, "flux2")[1]
     assert sorted(found) == sorted(
-        [f"{wrong}: wrong", f"{unwanted}: wrong", "transformer.none: not there"]
+        [f"{wrong}: wrong", f"{unwanted}: wrong", f"{odd}: wrong", "transformer.none: not there"]
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lorabake.errors import LoraFileError
-from lorabake.lora import LayerName, read
+from lorabake.lora import LayerName, natives, read
 from lorabake.lora.dialects import MEMBERS, detect
 
 from . import tables
@@ -51,6 +51,18 @@ def test_every_detector_on_every_table(style: str, model: str) -> None:
     keys = writer(tables.random_lora(small, ranks=(1,))).keys()
     assert [d.name for d in MEMBERS if d.objection(keys) is None] == [name]
     assert detect(keys, "file").name == name
+
+
+@pytest.mark.parametrize("native", natives.MEMBERS, ids=lambda native: native.family)
+def test_a_whole_model_in_its_own_words_is_one_dialect(native: natives.Native) -> None:
+    """Modules outside the blocks as well, some of which several models have."""
+    modules = [module.format(0) for module in native.modules]
+    for keys in (
+        [f"lora_unet_{module.replace('.', '_')}.lora_down.weight" for module in modules],
+        [f"diffusion_model.{module}.lora_A.weight" for module in modules],
+        [f"base_model.model.{module}.lora_A.weight" for module in modules],
+    ):
+        assert len([dialect.name for dialect in MEMBERS if dialect.sign(keys)]) == 1
 
 
 @pytest.mark.parametrize(("style", "model"), FEWER)

@@ -137,10 +137,10 @@ SMALL: dict[str, Callable[[], Case]] = {
     "LoKr of more ranks than columns": partial(lokr, False, False, wide=(40, 1)),
 }
 LARGE: dict[str, Callable[[], Case]] = {
-    "LoKr whole, whole": partial(lokr, True, True, wide=(70, 71), scale=1),
-    "LoKr product, whole": partial(lokr, False, True, wide=(70, 71)),
-    "diff": partial(diff, LINEAR, 140, 130),
-    "diff 3×3": partial(diff, CONV, 130, 40, 3, 3),
+    "LoKr whole, whole": partial(lokr, True, True, wide=(135, 136), scale=1),
+    "LoKr product, whole": partial(lokr, False, True, wide=(135, 136)),
+    "diff": partial(diff, LINEAR, 270, 260),
+    "diff 3×3": partial(diff, CONV, 260, 40, 3, 3),
 }
 
 
@@ -175,7 +175,7 @@ def test_without_alpha_the_scale_is_1(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_what_would_be_larger_than_the_weights_needs_a_rank(name: str, tmp_path: Path) -> None:
+def test_what_has_no_modest_rank_needs_one(name: str, tmp_path: Path) -> None:
     module, tensors, dense = LARGE[name]()
     path = written(tmp_path / "a.safetensors", module, tensors)
     with pytest.raises(UnsupportedLoraError, match="--svd-rank 64") as caught:
@@ -219,11 +219,11 @@ def _peaks(of: LowRank) -> Tensor:
 
 
 def test_a_large_loha_goes_by_the_dense_update(tmp_path: Path) -> None:
-    """r² is more than the layer is wide: 144 against 140 × 132."""
-    a, b, c, d = drawn(140, 12), drawn(12, 132), drawn(140, 12) + 1, drawn(12, 132) + 1
+    """r² is more than the layer is wide: 289 against 270 × 260."""
+    a, b, c, d = drawn(270, 17), drawn(17, 260), drawn(270, 17) + 1, drawn(17, 260) + 1
     ends = {"hada_w1_a": a, "hada_w1_b": b, "hada_w2_a": c, "hada_w2_b": d}
     path = written(tmp_path / "a.safetensors", LINEAR, ends)
-    with pytest.raises(UnsupportedLoraError, match="would need rank 132"):
+    with pytest.raises(UnsupportedLoraError, match="would need rank 260"):
         read(path)
     dense = (a.double() @ b.double()) * (c.double() @ d.double())
     lora = read(path, svd_rank=4)
@@ -232,6 +232,23 @@ def test_a_large_loha_goes_by_the_dense_update(tmp_path: Path) -> None:
     assert lora.conversions[0].error == pytest.approx(lost, rel=1e-4)
     away = layer(lora, LINEAR).delta(torch.float64) - dense
     assert float(away.norm() / dense.norm()) == pytest.approx(lost, rel=1e-4)
+
+
+def test_a_small_file_does_not_swell(tmp_path: Path) -> None:
+    """Two layers of 105 MB each from 440 kB; one alone may be."""
+    ends = {
+        "lokr_w1": torch.ones(2048, 1), "lokr_w2_a": torch.ones(64, 200),
+        "lokr_w2_b": torch.ones(200, 200),
+    }  # fmt: skip
+    block = "mid_block_attentions_0_transformer_blocks_0_attn1"
+    modules = (f"{block}_to_q", f"{block}_to_k")
+    path = tables.save(
+        tmp_path / "a.safetensors",
+        {f"lora_unet_{m}.{end}": tensor for m in modules for end, tensor in ends.items()},
+    )
+    with pytest.raises(UnsupportedLoraError, match="would need rank 200, and all of them 200 MB"):
+        read(path)
+    assert [one.rank for one in read(path, svd_rank=1).conversions] == [1, 1]
 
 
 def test_nothing_at_all_is_no_error(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ OWN_SD3 = {
         ("flux", "base_model.model.", PEFT, OWN_FLUX),
         ("zimage", "diffusion_model.", PEFT, OWN_ZIMAGE),
         ("zimage", "", PEFT, ZIMAGE),
+        ("zimage", "", PEFT, OWN_ZIMAGE),
         ("zimage", "transformer.", PEFT, ZIMAGE),
         ("zimage", "transformer.", KOHYA, ZIMAGE),
         ("sd3", "base_model.model.", PEFT, OWN_SD3),

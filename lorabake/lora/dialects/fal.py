@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from .. import natives
 from ..names import bare
 from ..suffixes import PEFT, cut
+from ..types import LayerName, LowRank
 from .dialect import Dialect, Part, Place, first
 
 
@@ -28,7 +29,14 @@ def _split(key: str) -> Part | None:
 
 def _beside(modules: Collection[str]) -> Place:
     members = natives.likeliest(modules)
-    return lambda module, factors: natives.place(module, factors, members)
+
+    def place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
+        found = natives.place(module, factors, members)
+        if found is None and natives.possible(module) and not natives.known(module):
+            return {LayerName("transformer", module): factors}  # Z-Image's, which are not fused
+        return found
+
+    return place
 
 
 DIALECT = Dialect(
@@ -36,6 +44,6 @@ DIALECT = Dialect(
     "base_model.model.double_blocks.0.img_attn.qkv.lora_A.weight",
     first(_own),
     _split,
-    natives.place,
+    _beside(()),
     _beside,
 )

@@ -10,7 +10,7 @@ from ..types import LayerName, LowRank
 from .dialect import Dialect, Part
 
 _HEADS = re.compile(
-    r"(down_blocks|mid_block|up_blocks|conv_in$|conv_out$|time_embedding|add_embedding)"
+    r"(down_blocks|mid_block|up_blocks|conv_in$|conv_out$|(time|add)_embedding_linear)"
 )
 
 

@@ -11,9 +11,7 @@ from .kohya_native import placer, sign, split_native
 DIALECT = Dialect(
     "kohya for SD3",
     "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight",
-    sign(
-        re.compile(r"joint_blocks_\d+_|[xy]_embedder_(proj|mlp)|t_embedder_mlp|context_embedder$")
-    ),
+    sign(re.compile(r"joint_blocks_\d+_|[xy]_embedder_(proj|mlp)|context_embedder$")),
     split_native,
     placer(sd3.NATIVE),
 )

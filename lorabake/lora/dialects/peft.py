@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .. import natives
 from ..names import bare, layer_name
 from ..suffixes import PEFT, cut
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part, first
-
-_WRAPPER = "base_model.model."
+from .dialect import Dialect, Part
 
 
-def _own(key: str) -> bool:
-    found = _split(key)
-    if found is None or found.slot == "alpha":
-        return False
-    module = bare(found.module)
-    shared = natives.shared(module) and found.module.removeprefix(_WRAPPER) == module
-    return not natives.known(module) and not shared
+def _sign(keys: Collection[str]) -> str | None:
+    parts = {key: part for key in sorted(keys) if (part := _split(key))}
+    modules = {key: bare(part.module) for key, part in parts.items() if part.slot != "alpha"}
+    # Beside names of a model's own code, those that diffusers shares with it tell nothing.
+    beside = any(map(natives.known, modules.values()))
+    for key, module in modules.items():
+        if not natives.known(module) and not (beside and natives.possible(module)):
+            return key
+    return None
 
 
 def _split(key: str) -> Part | None:
@@ -31,4 +33,4 @@ def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
     return None if natives.known(bare(module)) else {layer_name(module): factors}
 
 
-DIALECT = Dialect("PEFT", "unet.….attn1.to_q.lora_A.weight", first(_own), _split, _place)
+DIALECT = Dialect("PEFT", "unet.….attn1.to_q.lora_A.weight", _sign, _split, _place)

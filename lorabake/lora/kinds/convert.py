@@ -16,8 +16,10 @@ from ..types import Conversion, LayerName, LowRank
 from .kind import Kind, Size, Tensors
 
 MAX_SVD_RANK = 8192
-_MODEST = 128
-"""A rank that many a plain LoRA has; larger ones must save something."""
+_MODEST = 256
+"""A rank that plain LoRAs have too; a bundle gives all layers the rank of the largest."""
+_FREE, _GROWTH = 2**27, 64
+"""Bytes, and how many times a file's own, that its exact factors may take without being asked."""
 _MAX_SIDE = 2**17
 """Beyond any layer of any model, so that a few bytes cannot ask for a huge ΔW."""
 _MAX_WORK = 2**29
@@ -88,8 +90,7 @@ class Converter:
     def check(self, modules: Sequence[Module]) -> None:
         """Refuse modules that would become too large, before anything is multiplied.
 
-        Exact factors are taken as long as their rank is modest, or they are no larger than the
-        dense ΔW.
+        Exact factors are taken as long as their rank is modest, and a small file stays small.
 
         Raises:
             LoraFileError: A layer is larger than any model's.
@@ -99,9 +100,9 @@ class Converter:
         for module in others:
             self._check_side(module)
         exact = [module for module in others if self._is_exact(module)]
-        large = [m for m in exact if m.rank > _MODEST and m.rank * m.per_rank > m.entries]
-        if large and self.svd_rank is None:
-            raise self._too_large(large, len(modules))
+        large = [m for m in exact if m.rank > _MODEST]
+        if self.svd_rank is None and (large or self._swells(others)):
+            raise self._too_large(large or others, len(modules))
         decomposed = [m for m in others if m.rank < m.size.rank or not self._is_exact(m)]
         work = max((min(m.rank * m.per_rank, m.entries) for m in decomposed), default=0)
         entries = sum(m.per_rank * min(m.rank, self.svd_rank or m.rank) for m in others)
@@ -121,6 +122,11 @@ class Converter:
                 where=self.where,
             )
 
+    def _swells(self, modules: Sequence[Module]) -> bool:
+        """Whether exact factors would take many times what the file does, and much memory."""
+        own = sum(tensor.nbytes for one in modules for tensor in one.tensors.values())
+        return _bytes(modules) > max(_FREE, _GROWTH * own)
+
     def _is_exact(self, module: Module) -> bool:
         return module.kind.plain or self.svd_rank is None or module.rank <= self.svd_rank
 
@@ -129,8 +135,8 @@ class Converter:
         kinds = " and ".join(sorted({module.kind.name for module in large}))
         return UnsupportedLoraError(
             f"{len(large)} of its {total} layers ({kinds}) are no plain LoRA of a small rank: "
-            f"exactly, {worst.key} would need rank {worst.rank}, and so be larger than the weights "
-            "themselves",
+            f"exactly, {worst.key} would need rank {worst.rank}, and all of them "
+            f"{_bytes(large) / 2**20:,.0f} MB",
             where=self.where,
             advice="Give --svd-rank 64 to take the nearest LoRA of that rank; the report then says "
             "what it costs in each layer",
@@ -174,6 +180,11 @@ class Converter:
         """Put down that these layers came from one converted module, whose alpha gave `scale`."""
         norm = conversion.norm * scale
         self.conversions.append(replace(conversion, layers=tuple(layers), norm=norm))
+
+
+def _bytes(modules: Sequence[Module]) -> int:
+    """What the exact factors of these take, in float32."""
+    return 4 * sum(one.rank * one.per_rank for one in modules)
 
 
 def _signed(of: LowRank) -> LowRank:

@@ -10,7 +10,7 @@ from ..types import LayerName, LowRank
 from . import flux, flux2, sd3, wan, zimage
 from .native import Native
 
-__all__ = ["MEMBERS", "Native", "known", "likeliest", "place", "placing", "shared"]
+__all__ = ["MEMBERS", "Native", "known", "likeliest", "place", "placing", "possible"]
 
 MEMBERS = (flux.NATIVE, flux2.NATIVE, sd3.NATIVE, wan.NATIVE, zimage.NATIVE)
 
@@ -26,18 +26,15 @@ _OWN = re.compile(
 )
 
 
-# Modules that both kinds of names have, so that they tell nothing.
-_SHARED = re.compile(r"(img|txt)_in$|(x|context)_embedder$|t_embedder[._]mlp[._]\d+$")
-
-
-def shared(module: str) -> bool:
-    """Whether a module of this name is in some model's own code and in diffusers."""
-    return _SHARED.match(module) is not None
-
-
 def known(module: str) -> bool:
     """Whether only a model's own code has a module of this name."""
     return _OWN.match(module) is not None
+
+
+def possible(module: str) -> bool:
+    """Whether some model's own code has a module of this name, as diffusers may have, too."""
+    named = any(native.find(module) for native in MEMBERS)
+    return named or zimage.SIGN.match(module) is not None
 
 
 def likeliest(modules: Collection[str], members: Sequence[Native] = MEMBERS) -> list[Native]:
