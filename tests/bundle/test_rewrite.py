@@ -74,5 +74,5 @@ def test_what_no_bundle_is_written_in(tmp_path: Path) -> None:
     check_rewritable(source(tmp_path / "a"))
     with pytest.raises(BundleError, match="its tensors are float64; a bundle is written in one"):
         check_rewritable(source(tmp_path / "b", dtype=torch.float64))
-    with pytest.raises(BundleError, match="no base model family 'sd51' .did you mean 'sd15'"):
+    with pytest.raises(BundleError, match=r"family 'sd51' \(did you mean 'sd15'"):
         check_rewritable(source(tmp_path / "c", family="sd51"))
