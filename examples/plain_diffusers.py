@@ -2,8 +2,8 @@
 
     python plain_diffusers.py bundle.safetensors my-model -o out.png
 
-The picture is that of the direct merge (of ZipLoRA: the exact result). To replay a plan, see
-vendored_runtime.py or app_snippet.py.
+The picture is that of the direct merge (of ZipLoRA and B-LoRA: the exact result). To replay a plan,
+see vendored_runtime.py or app_snippet.py.
 """
 
 from __future__ import annotations

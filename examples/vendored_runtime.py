@@ -36,14 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         generator = torch.Generator().manual_seed(given.seed)
         with bundle.attach(pipe) as replay:
-            image = pipe(given.prompt, num_inference_steps=given.steps, generator=generator).images[
-                0
-            ]
+            result = pipe(given.prompt, num_inference_steps=given.steps, generator=generator)
             print(replay)
     except (BundleError, AttachError) as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    image.save(given.output)
+    result.images[0].save(given.output)
     return 0
 
 

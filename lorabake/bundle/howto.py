@@ -10,8 +10,8 @@ from ..runtime.plan import Constant
 VIDEO = ("wan",)
 """Families whose models make videos; their names start like this."""
 
-_APPS = ("sd15", "sd2", "sdxl", "sd3", "flux")
-"""Families that ComfyUI, Forge and InvokeAI have had for long."""
+_APPS = ("sd15", "sd2", "sdxl", "flux")
+"""Families whose bundles ComfyUI, Forge and InvokeAI all open; docs/apps.md has the others."""
 
 
 def exact(manifest: Manifest) -> bool:

@@ -130,7 +130,9 @@ def _table() -> dict[str, Licence]:
 
 
 _TABLE = _table()
-UNSTATED = Licence("unknown", Terms.UNSTATED, 1000)
+_UNKNOWN_RANK = len(_TABLE)
+"""After every known one."""
+UNSTATED = Licence("unknown", Terms.UNSTATED, _UNKNOWN_RANK + 1)
 
 
 def of(text: str | None) -> Licence:
@@ -141,7 +143,7 @@ def of(text: str | None) -> Licence:
     if found := _TABLE.get(bare):
         return found
     name = re.sub(r"[^a-z0-9.+]+", "-", (text or "").lower())[:60].strip("-.")
-    return Licence(name or "unnamed", Terms.UNKNOWN, 999, listed=False)
+    return Licence(name or "unnamed", Terms.UNKNOWN, _UNKNOWN_RANK, listed=False)
 
 
 def stricter(stated: Mapping[str, str | None]) -> tuple[Licence, tuple[str, ...]]:

@@ -80,13 +80,13 @@ def push(
         revision: The branch to commit to, which must exist; the main one if not given.
         create_pr: Whether to open a pull request instead.
         folder: Write everything there instead, and do not ask the hub for anything.
-        force: Whether files may be replaced: a model card that is not as lorabake wrote it, or,
-            in `folder`, any.
+        force: Whether files may be replaced: on the hub those that lorabake did not write, in
+            `folder` any.
         bars: Whether the hub's client may draw progress bars on stderr.
 
     Raises:
         UserError: The bundle is damaged, an image cannot be used, or the hub cannot be reached or
-            refuses; nothing was changed.
+            refuses; no file there was changed, but a new repository may be left empty.
     """
     _check_name(repo)
     if folder is None:

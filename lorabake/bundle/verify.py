@@ -151,7 +151,7 @@ def _changed(
         advice = (
             f"If they were only saved in another precision ({_short(_dtype(bundle))} now), the "
             "plan still holds: `lorabake verify --against CONTENT STYLE` tells. Otherwise "
-            f"i{changes.PLAIN[1:]}"
+            f"{changes.PLAIN[0].lower()}{changes.PLAIN[1:]}"
         )
     return BundleError(
         f"its tensors are not those it was made with (the digest differs): {what}",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from . import options
 from .bar import bar
+from .outcome import say
 
 
 @click.command()
@@ -66,9 +65,4 @@ def export(
             bundle, output, to, at=at, timeline=timeline, only=only, steps=steps, rank=rank,  # pyright: ignore[reportArgumentType] - click has checked `to`
             force=force, progress=progress,
         )  # fmt: skip
-    for text in () if quiet else report.warnings:
-        click.echo(f"lorabake: warning: {text}", err=True)
-    if as_json:
-        click.echo(json.dumps(report.to_json()))
-    elif not quiet:
-        click.echo(report)
+    say(report, quiet=quiet, as_json=as_json)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
 from . import options
 from .bar import bar
+from .outcome import say
 
 
 @click.command()
@@ -80,9 +80,4 @@ def make(
             strengths=(content_strength, style_strength), family=family, svd_rank=svd_rank,
             force=force, resume=resume, progress=progress, detail=progress.detail,
         )  # fmt: skip
-    for text in () if quiet else report.warnings:
-        click.echo(f"lorabake: warning: {text}", err=True)
-    if as_json:
-        click.echo(json.dumps(report.to_json()))
-    elif not quiet:
-        click.echo(report)
+    say(report, quiet=quiet, as_json=as_json)

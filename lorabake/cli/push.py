@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from . import options
+from .outcome import say
 
 
 @click.command()
@@ -57,7 +57,7 @@ def push(
     """Put BUNDLE on the Hugging Face hub as REPO (user/repo), with a model card.
 
     The card names the base model, both LoRAs, their licences and how to load the bundle. Log in
-    with `hf auth login` before.
+    with `hf auth login` before. What lorabake did not write is replaced there only with --force.
     """
     from ..bundle.push import push as pushed
 
@@ -69,9 +69,4 @@ def push(
         create_pr=create_pr, folder=(output or repo.rpartition("/")[2]) if dry_run else None,
         force=force, bars=not quiet and sys.stderr.isatty(),
     )  # fmt: skip
-    for text in () if quiet else result.warnings:
-        click.echo(f"lorabake: warning: {text}", err=True)
-    if as_json:
-        click.echo(json.dumps(result.to_json()))
-    elif not quiet:
-        click.echo(result)
+    say(result, quiet=quiet, as_json=as_json)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from . import options
 from .bar import bar
+from .outcome import say
 
 
 @click.command()
@@ -75,9 +74,4 @@ def record(
             guidance_scale=guidance, width=width, height=height, device=device,
             dtype=getattr(torch, dtype) if dtype else None, force=force, progress=progress,
         )  # fmt: skip
-    for text in () if quiet else result.warnings:
-        click.echo(f"lorabake: warning: {text}", err=True)
-    if as_json:
-        click.echo(json.dumps(result.to_json()))
-    elif not quiet:
-        click.echo(result)
+    say(result, quiet=quiet, as_json=as_json)

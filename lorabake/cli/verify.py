@@ -19,7 +19,10 @@ from .bar import bar
 @options.quiet
 @options.as_json
 def verify(bundle: str, against: tuple[str, str] | None, quiet: bool, as_json: bool) -> None:
-    """Check that a bundle is undamaged and complete."""
+    """Check that BUNDLE is undamaged and complete.
+
+    If another tool has changed it, the error says what that did.
+    """
     from .. import bundle as bundles
 
     with bar(quiet=quiet) as progress:

@@ -17,6 +17,8 @@ from .kinds.convert import Converter, Module
 from .suffixes import Slot
 from .types import LayerName, LowRank
 
+_AGAIN = "Save it again from the program that made it"
+
 Slots = dict[Slot, str]
 """The key of each of a module's tensors."""
 
@@ -128,7 +130,9 @@ def _modules(parts: Mapping[str, Part], where: str) -> dict[str, Slots]:
 
 
 def _double(first: str, second: str, where: str) -> LoraFileError:
-    return LoraFileError(f"two tensors hold the same factor: {first} and {second}", where=where)
+    return LoraFileError(
+        f"two tensors hold the same factor: {first} and {second}", where=where, advice=_AGAIN
+    )
 
 
 def _agreed(stated: float | None, configured: float | None, slots: Slots, where: str) -> float:
@@ -140,6 +144,7 @@ def _agreed(stated: float | None, configured: float | None, slots: Slots, where:
             f"alpha / rank is {stated:g} by {slots['alpha']}, but {configured:g} by the adapter "
             "configuration",
             where=where,
+            advice="Take the file and the configuration from one training run",
         )
     return stated
 
@@ -155,7 +160,7 @@ def _refuse_orphans(modules: Mapping[str, Slots], dialect: Dialect, where: str) 
         raise LoraFileError(
             f"one layer has tensors of several kinds of adapters: {listed(names, 8)} ({taken})",
             where=where,
-            advice="Save it again from the program that made it",
+            advice=_AGAIN,
         )
     orphans = [key for slots in broken for key in slots.values()]
     raise LoraFileError(
@@ -198,6 +203,7 @@ def _stated(
             f"alpha must be one number, but {slots['alpha']} has shape {list(alpha.shape)} "
             f"(taken for {module.kind.name} in the style of {dialect.name})",
             where=where,
+            advice=_AGAIN,
         )
     if module.size.divisor is None:
         return None

@@ -31,7 +31,8 @@ def read(source: str | Path, *, family: str | None = None, svd_rank: int | None 
 
     Args:
         source: A `.safetensors` file, a folder that holds one (or two, for high and for low noise,
-            see `stages`), or a hub id (`user/repo`, or `user/repo/file.safetensors`).
+            see `stages`), or a hub id (`user/repo`, with `@` and a revision and `/` and a file if
+            wanted).
         family: Base model family, see `families.names()`; None to tell it from the file.
         svd_rank: Rank to which what is no plain LoRA and has a higher one is reduced; what that
             costs is in `Lora.conversions`.
@@ -88,7 +89,11 @@ def _home(
     home = families.get(family)
     foreign = [str(layer) for layer in evidence.layers if not home.owns(layer)]
     if foreign:
-        raise LoraFileError(f"{home.title} has no such layers: {listed(foreign, 3)}", where=where)
+        raise LoraFileError(
+            f"{home.title} has no such layers: {listed(foreign, 3)}",
+            where=where,
+            advice="Name another --family, or none, so that it is told from the file",
+        )
     return home, frozenset()
 
 

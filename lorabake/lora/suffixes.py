@@ -14,6 +14,7 @@ Slot = Literal[
 """What a tensor is in its module; all but `down`, `up` and `alpha` are of other kinds than LoRA."""
 
 _NAMED: dict[str, Slot] = {f".{slot}": slot for slot in get_args(Slot)[3:]}
+"""Those that are written as they are called; the first three have names of their own."""
 
 KOHYA: Mapping[str, Slot] = {
     **{".lora_down.weight": "down", ".lora_up.weight": "up", ".lora_mid.weight": "mid"},

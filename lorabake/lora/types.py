@@ -84,7 +84,7 @@ class Provenance:
 
     Attributes:
         name: File or folder name without suffix, or the hub id.
-        sha256: Hex digest of the file's bytes.
+        sha256: Hex digest of the file's bytes; of two files, that of their digests in a row.
         trigger_words: Words that its training text used for the subject or the style.
         base_model: Name or hub id of the base model that the file names, if any.
         license: Licence that the file names, if any.

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 
-import torch
-
-from ..errors import PairError
+from ..lora.energy import energy
 from ..lora.pairs import Pair
 from ..lora.parallel import each
 from ..lora.topk import magnitude
 from ..lora.types import LowRank
 from ..runtime.plan import Plan, Threshold
-from .gamma import checked, gamma, total_ratio, trimmed_mean
-from .method import BOTH, Context, Fused
+from .gamma import checked, gamma, refuse_boundless, total_ratio, trimmed_mean
+from .method import BOTH, Context, Fused, contested
 from .values import ScaleParams, store
 
 _FORMULAS = {"trimmed-mean": trimmed_mean, "energy": total_ratio}
@@ -65,12 +63,7 @@ class Est:
             PairError: The LoRAs share no layer of the denoiser, one of them has values beyond
                 all bounds, or gamma has no value because one of them changes nothing there.
         """
-        shared = [pair for pair in pairs if pair.contested]
-        if not shared:
-            raise PairError(
-                "the two LoRAs share no layer of the denoiser, so there is nothing to choose",
-                advice="Use the method direct, or two LoRAs that both change the denoiser",
-            )
+        shared = contested(pairs)
         sides = [side for pair in shared for side in pair.loras if side]
         sums = params.gamma == "trimmed-mean"
 
@@ -79,36 +72,17 @@ class Est:
             return energy(side, context.device), total
 
         found = each(measure, sides, context.device, context.stage("fusing"))
-        if not all(isfinite(number) for one in found for number in one):
-            raise PairError(
-                "a LoRA's weights are too large to be summed",
-                advice="Lower its strength, or check that its training did not diverge",
-            )
         energies, totals = (
             list(zip(x[::2], x[1::2], strict=True)) for x in zip(*found, strict=True)
         )
+        refuse_boundless(energies)
+        refuse_boundless(totals)
         ratio = gamma(params.gamma, _FORMULAS, totals if sums else energies)
         queue = iter(energies)
         rules = tuple(Threshold(next(queue)) if pair.contested else BOTH for pair in pairs)
         notes = {"gamma": ratio, "layers_chosen": float(len(shared)),
                  "layers_summed": float(len(pairs) - len(shared))}  # fmt: skip
         return Fused(Plan(rules, params.scale(ratio)), notes=notes)
-
-
-def energy(layer: LowRank, device: torch.device | None = None) -> float:
-    """‖ΔW‖², the sum of its squared singular values, in float64 and without the dense ΔW.
-
-    tr(ΔWᵀ·ΔW) = scale²·tr(Bᵀ·B·A·Aᵀ): two r × r Gram matrices, multiplied entry by entry.
-
-    Args:
-        layer: Factors of any floating dtype, linear or convolutional.
-        device: Where to compute; the CPU if None, or if it has no float64.
-    """
-    if device is None or device.type == "mps":
-        device = torch.device("cpu")
-    B = layer.up.to(device, torch.float64).flatten(1)
-    A = layer.weighted(torch.float64).to(device).flatten(1)
-    return layer.scale * layer.scale * max(0.0, float(((B.T @ B) * (A @ A.T)).sum()))
 
 
 METHOD = Est()

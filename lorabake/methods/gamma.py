@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 
 from ..errors import PairError, RecipeError
 from .values import positive
 
 Sizes = Sequence[tuple[float, float]]
 """Size of content and style per layer, such as Σ|ΔW|; not negative."""
+
 Formula = Callable[[Sizes], float]
 
 
@@ -29,11 +31,26 @@ def checked(value: object, formulas: Mapping[str, Formula]) -> str | float:
     return positive("gamma", value)
 
 
+def refuse_boundless(sizes: Sizes) -> None:
+    """Refuse sizes that have no finite sum.
+
+    Raises:
+        PairError: Names the LoRA whose they are.
+    """
+    for role, side in zip(("content", "style"), zip(*sizes, strict=True), strict=True):
+        if not isfinite(sum(side)):
+            raise PairError(
+                f"the {role} LoRA's weights are too large to be summed",
+                advice="Lower its strength, or check that its training did not diverge",
+            )
+
+
 def gamma(option: str | float, formulas: Mapping[str, Formula], sizes: Sizes) -> float:
     """Gamma as a checked option has it, over the layers where content or style is chosen.
 
     Raises:
-        PairError: One LoRA changes nothing in them, so that there is no ratio.
+        PairError: One LoRA changes nothing in them, or nothing where the other one does, so that
+            there is no ratio.
     """
     if not isinstance(option, str):
         return option
@@ -50,17 +67,26 @@ def gamma(option: str | float, formulas: Mapping[str, Formula], sizes: Sizes) ->
 
 
 def total_ratio(sizes: Sizes) -> float:
-    """Gamma = Σ_l Σ|ΔW_c,l| / Σ_l Σ|ΔW_s,l| (eq. 9)."""
+    """Gamma = Σ_l c_l / Σ_l s_l of the layers' sizes; with Σ|ΔW| for size it is eq. 9."""
     return sum(c for c, _ in sizes) / sum(s for _, s in sizes)
 
 
 def trimmed_mean(sizes: Sizes) -> float:
-    """Mean over layers of Σ|ΔW_c| / Σ|ΔW_s|, again without those not below three times the mean.
+    """Mean over layers of c_l / s_l, again without those not below three times the mean.
 
     So does the authors' released code. Layers where the style changes nothing have no ratio and
     are left out.
+
+    Raises:
+        PairError: The content changes nothing in the others.
     """
     ratios = [c / s for c, s in sizes if s > 0]
     limit = 3 * sum(ratios) / len(ratios)
     kept = [ratio for ratio in ratios if ratio < limit]
+    if not kept:
+        raise PairError(
+            "the content LoRA changes nothing in the layers that the style LoRA changes",
+            where="gamma",
+            advice="Set gamma=none, or a number",
+        )
     return sum(kept) / len(kept)

@@ -10,16 +10,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isfinite
 
-from ..errors import PairError, RecipeError
+from ..errors import RecipeError
 from ..lora.pairs import Pair
 from ..lora.parallel import each
 from ..lora.topk import Magnitude, magnitude
 from ..lora.types import LowRank
 from ..runtime.plan import Plan, Rule, Threshold
-from .gamma import checked, gamma, total_ratio, trimmed_mean
-from .method import BOTH, Context, Fused
+from .gamma import checked, gamma, refuse_boundless, total_ratio, trimmed_mean
+from .method import BOTH, Context, Fused, contested
 from .values import ScaleParams, store, whole
 
 Scores = tuple[Magnitude, Magnitude]
@@ -83,36 +82,22 @@ class KLora:
             PairError: The LoRAs share no layer of the denoiser, one of them has values beyond
                 all bounds, or gamma has no value because one of them changes nothing there.
         """
-        shared = [pair for pair in pairs if pair.contested]
-        if not shared:
-            raise PairError(
-                "the two LoRAs share no layer of the denoiser, so there is nothing to choose",
-                advice="Use the method direct, or two LoRAs that both change the denoiser",
-            )
+        shared = contested(pairs)
         sides = [(side, params.count(p)) for p in shared for side in (p.content, p.style) if side]
 
         def score(side: tuple[LowRank, int]) -> Magnitude:
             return magnitude(*side, context.device)
 
         found = each(score, sides, context.device, context.stage("fusing"))
-        _check_finite(found)
         scores = list(zip(found[::2], found[1::2], strict=True))
-        ratio = gamma(params.gamma, _FORMULAS, [(c.total, s.total) for c, s in scores])
+        totals = [(c.total, s.total) for c, s in scores]
+        refuse_boundless(totals)
+        ratio = gamma(params.gamma, _FORMULAS, totals)
         queue = iter(scores)
         rules = tuple(_threshold(next(queue)) if pair.contested else BOTH for pair in pairs)
         notes = {"gamma": ratio, "layers_chosen": float(len(shared)),
                  "layers_summed": float(len(pairs) - len(shared))}  # fmt: skip
         return Fused(Plan(rules, params.scale(ratio)), notes=notes)
-
-
-def _check_finite(found: Sequence[Magnitude]) -> None:
-    """Content's and style's magnitudes in turns: finite each, and together."""
-    for role, totals in zip(("content", "style"), (found[::2], found[1::2]), strict=True):
-        if not isfinite(sum(side.total for side in totals)):
-            raise PairError(
-                f"the {role} LoRA's weights are too large to be summed",
-                advice="Lower its strength, or check that its training did not diverge",
-            )
 
 
 def _threshold(scores: Scores) -> Rule:

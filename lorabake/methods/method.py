@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..errors import PairError
 from ..lora.pairs import Pair
 from ..runtime.guidance import Guidance
 from ..runtime.plan import Constant, Plan
@@ -97,3 +98,18 @@ class Method(Protocol):
 
 BOTH = Constant((1.0, 1.0))
 """The rule of a layer that no method decides about: all that is there, all the time."""
+
+
+def contested(pairs: Sequence[Pair]) -> list[Pair]:
+    """The layers where a method chooses content or style.
+
+    Raises:
+        PairError: There are none.
+    """
+    found = [pair for pair in pairs if pair.contested]
+    if not found:
+        raise PairError(
+            "the two LoRAs share no layer of the denoiser, so there is nothing to choose",
+            advice="Use the method direct, or two LoRAs that both change the denoiser",
+        )
+    return found

@@ -39,7 +39,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 class Source:
     """One of the stacked LoRAs, in stacking order (content, then style).
 
-    `svd_rank` is the rank to which its layers were reduced, where it was no plain LoRA.
+    `svd_rank` is the highest rank that its converted layers may have, where it was no plain LoRA.
     """
 
     role: str

@@ -158,7 +158,7 @@ def test_a_timeline(sources: Sources) -> None:
     assert 2 < len(report.parts) <= 8
     assert [part.start for part in report.parts] == [0, *(part.end for part in report.parts[:-1])]
     assert report.parts[-1].end == 1
-    assert not {part.plan_error == 0 for part in report.parts} ^ {True, False}
+    assert {part.plan_error == 0 for part in report.parts} == {True, False}
     for part, row in zip(report.parts, sidecar["parts"], strict=True):
         assert list(part.files) == row["files"]
         assert (row["start"], row["end"]) == (part.start, part.end)

@@ -22,6 +22,7 @@ from lorabake.runtime.manifest import Manifest
 from lorabake.runtime.plan import Constant, Live
 
 from .. import tiny
+from ..loaders.rules import APPS, Rules
 from ..oracle import write_lora
 from ..runtime import guided
 from .conftest import BASE
@@ -204,6 +205,16 @@ def test_families_have_their_tags(manifest: Manifest) -> None:
         assert data["pipeline_tag"] == task
         assert {task, tag} <= {*data["tags"]}
         assert (".frames[0]" in found.text) == (task == "text-to-video")
+
+
+@pytest.mark.parametrize("family", APPS["comfyui"].families)
+def test_only_apps_that_open_it_are_named(family: str, manifest: Manifest) -> None:
+    """By the apps' own key rules."""
+    opens = all(
+        isinstance(APPS[app].families[family], Rules) for app in ("comfyui", "forge", "invokeai")
+    )
+    text = page(replace(manifest, family=family)).text
+    assert ("In ComfyUI, Forge and InvokeAI" in text) == opens
 
 
 def test_the_code_of_a_card_runs(hub: Hub, tmp_path: Path) -> None:

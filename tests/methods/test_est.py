@@ -13,10 +13,10 @@ import torch
 import lorabake
 from lorabake import bundle, plots, recipe
 from lorabake.errors import PairError, RecipeError
+from lorabake.lora.energy import energy
 from lorabake.lora.pairs import Pair
 from lorabake.lora.types import LowRank
 from lorabake.methods import get
-from lorabake.methods.est import energy
 from lorabake.methods.method import Context, Fused
 from lorabake.runtime.plan import Constant, Threshold, select
 
@@ -125,7 +125,7 @@ def test_bad_input() -> None:
         with pytest.raises(PairError, match="the style LoRA changes nothing"):
             fuse(quiet, gamma=option)
     huge = [Pair(p.name, p.content and p.content.scaled(1e200), p.style) for p in random_pairs(0)]
-    with pytest.raises(PairError, match="too large to be summed"):
+    with pytest.raises(PairError, match="the content LoRA's weights are too large to be summed"):
         fuse(huge)
 
 

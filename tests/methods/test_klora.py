@@ -136,6 +136,18 @@ def test_a_lora_that_changes_nothing_has_no_gamma(side: str, gamma: str) -> None
     fuse(pairs, gamma="none")
 
 
+@pytest.mark.parametrize("method", ["klora", "est"])
+def test_a_content_that_is_zero_where_the_style_acts_has_no_gamma(method: str) -> None:
+    pairs = [
+        Pair(p.name, p.content and p.content.scaled(float(i % 2)),
+             p.style and p.style.scaled(float(1 - i % 2)))
+        for i, p in enumerate(random_pairs(0))
+    ]  # fmt: skip
+    params = recipe.resolve(method, None, {"gamma": "trimmed-mean"}).params
+    with pytest.raises(PairError, match=r"^gamma: .* in the layers that the style LoRA changes"):
+        get(method).fuse(pairs, params, Context(CPU))
+
+
 def test_two_loras_that_share_only_a_text_encoder_are_refused() -> None:
     pairs = [p for p in random_pairs(0) if p.name.component != "unet" or not p.both]
     with pytest.raises(PairError, match="share no layer of the denoiser"):

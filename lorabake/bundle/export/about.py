@@ -76,7 +76,6 @@ def sentence(manifest: Manifest, wanted: Wanted, start: float, end: float, *, st
         end: Progress up to which it does.
         static: Whether the plan does not change meanwhile.
     """
-    plan = f"a plan ({manifest.method}) that chooses between two LoRAs over time"
     if wanted.only is not None:
         text = f"The {wanted.only} LoRA of a bundle of two, exported by lorabake."
     elif wanted.at is not None:
@@ -84,7 +83,10 @@ def sentence(manifest: Manifest, wanted: Wanted, start: float, end: float, *, st
     elif static:
         text = f"Two LoRAs as one ({manifest.method}), exported by lorabake."
     else:
-        text = f"A static approximation, exported by lorabake: the time-average of {plan}."
+        text = (
+            "A static approximation, exported by lorabake: the time-average of a plan "
+            f"({manifest.method}) that chooses between two LoRAs over time."
+        )
     if wanted.timeline is not None:
         text += f" For the part of the run from {start:.4g} to {end:.4g} only."
     if wanted.rank is not None:

@@ -21,7 +21,7 @@ from .static import Static
 from .styles import SUFFIXES, Module, Sheet, To
 
 _AT_ONCE = 16
-"""Modules; each is a thread's."""
+"""Modules whose tensors are in memory together."""
 
 Losses = dict[LayerName, tuple[Loss, Loss]]
 """Of the plan in its mean, and of fewer ranks, by layer."""
@@ -69,7 +69,7 @@ class Sheets:
     def write(
         self, file: BinaryIO, sheet: Sheet, metadata: Mapping[str, str], told: Callable[[], None]
     ) -> Losses:
-        """Write one of the files; `told` hears of each layer when it is done.
+        """Write one of the files; `told` hears of each module when it is done.
 
         Raises:
             OutputError: Values are too large or too small for the dtype.

@@ -50,7 +50,7 @@ class Job:
         return [*tensors, *configs]
 
     def write(self, whole: ExitStack, told: Callable[[], None]) -> Losses:
-        """Write the files; `told` hears of each module.
+        """Write the files.
 
         Args:
             whole: When it ends without error the files are where they belong, otherwise nowhere.

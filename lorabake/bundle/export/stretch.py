@@ -23,7 +23,7 @@ class Stretch:
     end: Fraction
     layers: tuple[Static, ...]
 
-    def does(self, other: Stretch) -> bool:
+    def alike(self, other: Stretch) -> bool:
         """Whether the other has the same layers with the same shares of the same sources."""
         mine, others = (
             [(x.name, x.sources, x.shares) for x in each.layers] for each in (self, other)
@@ -88,7 +88,7 @@ def _planned(bundle: Bundle, wanted: Wanted) -> list[Stretch]:
     for i in range(parts):
         start, end = Fraction(i, parts), Fraction(i + 1, parts)
         new = _between(bundle, start, end)
-        if found and found[-1].does(new):
+        if found and found[-1].alike(new):
             new = Stretch(found.pop().start, end, new.layers)
         found.append(new)
     return found

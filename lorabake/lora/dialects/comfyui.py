@@ -31,7 +31,7 @@ def _own(key: str) -> bool:
 
 def _split(key: str) -> Part | None:
     found = cut(key, _ENDINGS)
-    if found is None or ".processor." in key:
+    if found is None or ".processor." in key:  # XLabs', which some files have behind the prefix.
         return None
     return Part(*found) if key.startswith(_PREFIX) or _ENCODER.match(key) else None
 

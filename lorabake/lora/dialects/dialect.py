@@ -52,5 +52,5 @@ class Dialect:
 
 
 def first(own: Callable[[str], bool]) -> Callable[[Collection[str]], str | None]:
-    """A `sign` that looks at each key by itself, in their order in the file's listing."""
+    """A `sign` that looks at each key by itself, in alphabetical order."""
     return lambda keys: next((key for key in sorted(keys) if own(key)), None)

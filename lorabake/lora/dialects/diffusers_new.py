@@ -8,16 +8,16 @@ from collections.abc import Collection
 from ..names import layer_name
 from ..types import LayerName, LowRank
 from .dialect import Dialect, Part
+from .diffusers_old import OWN
 
 _INFIX = r"(?:\.lora|\.lora_linear_layer)"
 _KEY = re.compile(rf"(.+?)(?:{_INFIX}\.(?:(down|up)\.weight)|{_INFIX}?\.(alpha))")
 _NEW = re.compile(r"\.(?:lora|lora_linear_layer)\.(?:down|up)\.weight$")
-_OLD = re.compile(r"\.to_(?:q|k|v|out)_lora\.(?:down|up)\.weight$")
 
 
 def _sign(keys: Collection[str]) -> str | None:
     # Files of the older style have layers without an attention processor in this one.
-    if any(_OLD.search(key) for key in keys):
+    if any(OWN.search(key) for key in keys):
         return None
     return next((key for key in sorted(keys) if _NEW.search(key)), None)
 

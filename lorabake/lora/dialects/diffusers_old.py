@@ -11,7 +11,9 @@ from ..names import layer_name
 from ..types import LayerName, LowRank
 from .dialect import Dialect, Part, first
 
-_OLD = re.compile(r"\.to_(?:q|k|v|out)_lora\.(?:down|up)\.weight$")
+OWN = re.compile(r"\.to_(?:q|k|v|out)_lora\.(?:down|up)\.weight$")
+"""Ends of keys that no other style has."""
+
 _INFIX = r"(?:_lora|\.lora|\.lora_linear_layer)"
 _KEY = re.compile(rf"(.+?)(?:{_INFIX}\.(?:(down|up)\.weight)|{_INFIX}?\.(alpha))")
 _UNET = {"to_out": "to_out.0"}
@@ -35,7 +37,7 @@ def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank]:
 DIALECT = Dialect(
     "diffusers (old)",
     "unet.….attn1.processor.to_q_lora.down.weight",
-    first(lambda key: _OLD.search(key) is not None),
+    first(lambda key: OWN.search(key) is not None),
     _split,
     _place,
 )

@@ -5,11 +5,9 @@ So are Qwen-Image's Lightning LoRAs and later ones of OneTrainer.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from .. import kohya, natives
 from ..suffixes import KOHYA, cut
-from .dialect import Dialect, Part, Place, first
+from .dialect import Dialect, Part, first
 
 
 def _own(key: str) -> bool:
@@ -23,15 +21,11 @@ def _split(key: str) -> Part | None:
     return None if found is None or foreign or kohya.split(key) else Part(*found)
 
 
-def _beside(modules: Collection[str]) -> Place:
-    return natives.placing(modules)
-
-
 DIALECT = Dialect(
     "kohya with paths",
     "transformer_blocks.0.attn.to_q.lora_down.weight",
     first(_own),
     _split,
-    _beside(()),
-    _beside,
+    natives.placing(()),
+    natives.placing,
 )

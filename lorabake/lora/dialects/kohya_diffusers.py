@@ -7,7 +7,8 @@ from collections.abc import Collection
 
 from ..kohya import ENCODERS, dotted, encoder_layer, split
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part
+from .dialect import Dialect
+from .kohya_native import split_native
 
 _HEADS = re.compile(
     r"(down_blocks|mid_block|up_blocks|conv_in$|conv_out$|(time|add)_embedding_linear)"
@@ -24,11 +25,6 @@ def _sign(keys: Collection[str]) -> str | None:
     return next(iter(parts)) if alone else None
 
 
-def _split(key: str) -> Part | None:
-    part = split(key)
-    return part and Part(f"{part.part} {part.name}", part.slot)
-
-
 def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
     part, _, name = module.partition(" ")
     if part in ENCODERS:
@@ -42,6 +38,6 @@ DIALECT = Dialect(
     "kohya with diffusers block names",
     "lora_unet_down_blocks_0_attentions_0_….lora_down.weight",
     _sign,
-    _split,
+    split_native,
     _place,
 )

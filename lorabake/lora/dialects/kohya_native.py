@@ -1,4 +1,4 @@
-"""What kohya's dialects with the names of models' own code share."""
+"""What kohya's dialects share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def sign(heads: re.Pattern[str]) -> Callable[[Collection[str]], str | None]:
 
 
 def split_native(key: str) -> Part | None:
-    """A dialect's `split`: `unet double_blocks_0_img_mlp_0`, `te1 text_model_…`."""
+    """A dialect's `split`: part and name, as in `unet double_blocks_0_img_mlp_0`."""
     part = split(key)
     return part and Part(f"{part.part} {part.name}", part.slot)
 

@@ -72,6 +72,7 @@ def recognise(evidence: Evidence, where: str) -> tuple[Family, frozenset[str]]:
 
 
 _MOST = 0.9
+"""Share of the layers; with that many the rest are misspelt rather than of another model."""
 
 
 def _nearly(evidence: Evidence) -> bool:

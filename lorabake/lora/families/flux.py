@@ -6,7 +6,7 @@ import re
 
 from .evidence import Evidence
 from .family import Family, Fit
-from .transformer import JOINT_BLOCK, T5, spell
+from .transformer import FLUX2_WIDTHS, JOINT_BLOCK, SD3_WIDTHS, T5, spell
 from .unet import CLIP
 
 _MODULES = re.compile(
@@ -26,7 +26,7 @@ def _fit(evidence: Evidence) -> Fit:
     if (
         evidence.blocks("transformer_blocks") > _BLOCKS
         or evidence.blocks("single_transformer_blocks") > _SINGLE_BLOCKS
-        or evidence.widths(r"\.attn\.(to|add)_[qkv]") & {1536, 2432, 4096, 6144}
+        or evidence.widths(r"\.attn\.(to|add)_[qkv]") & (SD3_WIDTHS | FLUX2_WIDTHS)
     ):
         return Fit.NO
     if evidence.dialect == "xlabs" or evidence.has(r"\.single_transformer_blocks\."):

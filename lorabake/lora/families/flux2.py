@@ -6,7 +6,7 @@ import re
 
 from .evidence import Evidence
 from .family import Family, Fit
-from .transformer import spell
+from .transformer import FLUX2_WIDTHS, SD3_WIDTHS, spell
 
 _MODULES = re.compile(
     r"transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
@@ -28,9 +28,9 @@ def _fit(evidence: Evidence) -> Fit:
     if evidence.blocks("transformer_blocks") > _BLOCKS:
         return Fit.NO
     widths = evidence.widths(r"\.attn\.(to|add)_[qkv]")
-    if widths & {6144, 4096}:
+    if widths & FLUX2_WIDTHS:
         return Fit.LIKELY
-    return Fit.NO if widths & {1536, 2432} else Fit.POSSIBLE
+    return Fit.NO if widths & SD3_WIDTHS else Fit.POSSIBLE
 
 
 FAMILY = Family(

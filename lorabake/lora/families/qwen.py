@@ -6,7 +6,7 @@ import re
 
 from .evidence import Evidence
 from .family import Family, Fit
-from .transformer import spell
+from .transformer import FLUX2_WIDTHS, SD3_WIDTHS, spell
 
 _MODULES = re.compile(
     r"transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
@@ -15,6 +15,7 @@ _MODULES = re.compile(
 )
 _ALIAS = re.compile(r"\bqwen-?image")
 _BLOCKS = 60
+"""More than any other model with such blocks has."""
 
 
 def _fit(evidence: Evidence) -> Fit:
@@ -23,7 +24,7 @@ def _fit(evidence: Evidence) -> Fit:
     if evidence.blocks("transformer_blocks") == _BLOCKS:
         return Fit.LIKELY
     widths = evidence.widths(r"\.attn\.(to|add)_[qkv]")
-    return Fit.NO if widths & {1536, 2432, 4096, 6144} else Fit.POSSIBLE
+    return Fit.NO if widths & (SD3_WIDTHS | FLUX2_WIDTHS) else Fit.POSSIBLE
 
 
 FAMILY = Family(

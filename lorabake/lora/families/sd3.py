@@ -6,7 +6,7 @@ import re
 
 from .evidence import Evidence
 from .family import Family, Fit
-from .transformer import JOINT_BLOCK, T5, spell
+from .transformer import FLUX2_WIDTHS, FLUX_WIDTHS, JOINT_BLOCK, SD3_WIDTHS, T5, spell
 from .unet import CLIP
 
 _MODULES = re.compile(
@@ -21,11 +21,11 @@ def _fit(evidence: Evidence) -> Fit:
     if "transformer" not in evidence.components:
         return Fit.POSSIBLE
     sure = evidence.has(r"\.pos_embed\.") or "text_encoder_2" in evidence.components
-    if sure or evidence.widths(r"\.(attn2?\.to|attn\.add)_[qkv]") & {1536, 2432}:
+    if sure or evidence.widths(r"\.(attn2?\.to|attn\.add)_[qkv]") & SD3_WIDTHS:
         return Fit.SURE
     if evidence.has(r"\.attn2\."):  # So have many other models, but not beside joint attention.
         return Fit.SURE if evidence.has(r"\.attn\.") else Fit.LIKELY
-    if evidence.widths(r"\.attn\.(to|add)_[qkv]") & {3072, 4096, 6144}:
+    if evidence.widths(r"\.attn\.(to|add)_[qkv]") & (FLUX_WIDTHS | FLUX2_WIDTHS):
         return Fit.NO
     return Fit.POSSIBLE
 

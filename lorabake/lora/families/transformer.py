@@ -12,6 +12,14 @@ JOINT_BLOCK = (
 )
 """Linear modules of a block over image and text tokens; the pattern lacks its last bracket."""
 
+SD3_WIDTHS = frozenset({1536, 2432})
+"""Of Stable Diffusion 3 and 3.5 medium, and of 3.5 large; no model with such blocks shares them."""
+
+FLUX2_WIDTHS = frozenset({4096, 6144})
+"""Of the larger FLUX.2 Klein and of dev, likewise."""
+
+FLUX_WIDTHS = frozenset({3072})
+"""Of FLUX.1, of the smaller FLUX.2 Klein and of Qwen-Image."""
 
 T5 = re.compile(
     r"encoder\.block\.\d+\.layer\.\d\.(SelfAttention\.[qkvo]|DenseReluDense\.(wi(_[01])?|wo))"

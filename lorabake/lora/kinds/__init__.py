@@ -6,9 +6,9 @@ from collections.abc import Set as AbstractSet
 
 from ..suffixes import Slot
 from . import full, loha, lokr, plain, tucker
-from .kind import Kind, Size, Tensors
+from .kind import Kind
 
-__all__ = ["MEMBERS", "PLAIN", "Kind", "Size", "Tensors", "choose", "nearest_kind"]
+__all__ = ["MEMBERS", "PLAIN", "Kind", "choose", "nearest_kind"]
 
 PLAIN = plain.KIND
 MEMBERS = (plain.KIND, tucker.KIND, loha.KIND, lokr.KIND, full.KIND)

@@ -9,9 +9,9 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ...errors import LoraFileError, RecipeError, UnsupportedLoraError
+from ..energy import energy
 from ..types import Conversion, LayerName, LowRank
 from .kind import Kind, Size, Tensors
 
@@ -99,8 +99,7 @@ class Converter:
         others = [module for module in modules if not module.kind.plain]
         for module in others:
             self._check_side(module)
-        exact = [module for module in others if self._is_exact(module)]
-        large = [m for m in exact if m.rank > _MODEST]
+        large = [module for module in others if module.rank > _MODEST]
         if self.svd_rank is None and (large or self._swells(others)):
             raise self._too_large(large or others, len(modules))
         decomposed = [m for m in others if m.rank < m.size.rank or not self._is_exact(m)]
@@ -120,6 +119,7 @@ class Converter:
                 f"{module.key} would change a layer of {rows} × {columns} weights, which no model "
                 "has",
                 where=self.where,
+                advice="The file is damaged; download or save it again",
             )
 
     def _swells(self, modules: Sequence[Module]) -> bool:
@@ -128,7 +128,7 @@ class Converter:
         return _bytes(modules) > max(_FREE, _GROWTH * own)
 
     def _is_exact(self, module: Module) -> bool:
-        return module.kind.plain or self.svd_rank is None or module.rank <= self.svd_rank
+        return self.svd_rank is None or module.rank <= self.svd_rank
 
     def _too_large(self, large: Sequence[Module], total: int) -> UnsupportedLoraError:
         worst = max(large, key=lambda module: module.rank)
@@ -156,16 +156,16 @@ class Converter:
             raise self._overflow(module) from e
         if not all(math.isfinite(float(x)) for t in (found.down, found.up) for x in t.aminmax()):
             raise self._overflow(module)
-        norm = _norm(found) / math.sqrt(1 - error**2) if error < 1 else 0.0
+        norm = math.sqrt(energy(found) / (1 - error**2)) if error < 1 else 0.0
         dtype = reduce(torch.promote_types, (t.dtype for t in module.tensors.values()))
         done = Conversion((), module.kind.name, module.rank, found.rank, error, norm, dtype)
         return found, done
 
     def _converted(self, module: Module) -> tuple[LowRank, float]:
-        exact = self.svd_rank is None or self._is_exact(module)
+        exact = self._is_exact(module)
         if exact and module.rank == module.size.rank:
             return module.kind.exact(module.tensors), 0.0
-        rank = module.rank if exact else self.svd_rank or module.rank
+        rank = min(module.rank, self.svd_rank or module.rank)
         found, error = module.kind.nearest(module.tensors, rank)
         return _signed(found), 0.0 if exact else error
 
@@ -192,14 +192,5 @@ def _signed(of: LowRank) -> LowRank:
     rows = of.down.flatten(1)
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True)).flatten()
     signs = torch.where(largest < 0, -1.0, 1.0)
-    return LowRank(_along(signs, of.down), of.up * signs.view(1, -1, *(1 for _ in of.up.shape[2:])))
-
-
-def _along(signs: Tensor, down: Tensor) -> Tensor:
-    return down * signs.view(-1, *(1 for _ in down.shape[1:]))
-
-
-def _norm(of: LowRank) -> float:
-    """‖B·A‖ by the Gram matrices of the factors."""
-    up, down = of.up.double().flatten(1), of.down.double().flatten(1)
-    return math.sqrt(max(0.0, float(((up.T @ up) * (down @ down.T)).sum())))
+    down = of.down * signs.view(-1, *(1 for _ in of.down.shape[1:]))
+    return LowRank(down, of.up * signs.view(1, -1, *(1 for _ in of.up.shape[2:])))

@@ -50,6 +50,7 @@ def _reshaped(name: LayerName, of: LowRank, family: str, where: str) -> LowRank:
             f"{name} is a convolution with a kernel of {side} × {side}, but the file has "
             f"{width} inputs for it, which is no multiple of {side**2}",
             where=where,
+            advice="Check that it was trained on this base model, or save it again",
         )
     down = of.down.reshape(rank, -1, side, side)
     return LowRank(down, of.up[:, :, None, None], of.scale)
