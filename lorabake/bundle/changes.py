@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import BundleError, OutputError, listed
+from ..lora.energy import energy
 from ..lora.pairs import Pair
+from ..lora.types import LowRank
 from ..runtime import Bundle
 from ..runtime.container import Container
 from ..runtime.manifest import COEFFICIENT_ROWS, KEY, Layer, Manifest, loads
@@ -164,10 +166,8 @@ def _distance(down: Tensor, up: Tensor, pair: Pair) -> float:
     sources = [source for source in pair.loras if source is not None]
     A = torch.cat([source.weighted(torch.float64).flatten(1) for source in sources])
     B = torch.cat([source.up.double().flatten(1) * source.scale for source in sources], 1)
-    both = torch.cat([A, down.double().flatten(1)]), torch.cat([B, -up.double().flatten(1)], 1)
-    return (_square(*both) / max(_square(A, B), torch.finfo(torch.float64).tiny)) ** 0.5
-
-
-def _square(A: Tensor, B: Tensor) -> float:
-    """‖B·A‖²."""
-    return max(0.0, float(((B.T @ B) * (A @ A.T)).sum()))
+    difference = LowRank(
+        torch.cat([A, down.double().flatten(1)]), torch.cat([B, -up.double().flatten(1)], 1)
+    )
+    least = torch.finfo(torch.float64).tiny
+    return (energy(difference) / max(energy(LowRank(A, B)), least)) ** 0.5

@@ -29,7 +29,7 @@ def check_rewritable(bundle: Bundle) -> None:
             is of an unknown family.
     """
     _dtype(Container(bundle.path))
-    _family(bundle.path, bundle.manifest)
+    family_of(bundle.path, bundle.manifest)
 
 
 def rewrite(file: BinaryIO, source: Path, manifest: Manifest) -> str:
@@ -46,7 +46,7 @@ def rewrite(file: BinaryIO, source: Path, manifest: Manifest) -> str:
     Raises:
         BundleError: As `check_rewritable`.
     """
-    container, family = Container(source), _family(source, manifest)
+    container, family = Container(source), family_of(source, manifest)
     dtype, keys = _dtype(container), sorted(container.keys)
     digest = hashlib.sha256()
     for key in keys:
@@ -74,7 +74,12 @@ def _dtype(container: Container) -> torch.dtype:
     return found.pop()
 
 
-def _family(source: Path, manifest: Manifest) -> Family:
+def family_of(source: Path, manifest: Manifest) -> Family:
+    """The family that a bundle's manifest names.
+
+    Raises:
+        BundleError: It is of an unknown family.
+    """
     try:
         return families.get(manifest.family)
     except LoraFileError as error:

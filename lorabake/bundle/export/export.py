@@ -10,11 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from ... import output as outputs
-from ...errors import BundleError, LoraFileError, OutputError, RecipeError
-from ...lora import families
-from ...lora.families import Family
+from ...errors import OutputError, RecipeError
 from ...runtime import Bundle
 from ..find import load
+from ..rewrite import family_of
 from .about import schedule
 from .job import Job, job
 from .loss import total
@@ -65,7 +64,7 @@ def export(
     started = time.perf_counter()
     wanted = Wanted(to, at, timeline, only, steps, rank)
     found = load(bundle)
-    family, path = _family(found), _named(output, wanted)
+    family, path = family_of(found.path, found.manifest), _named(output, wanted)
     cut = stretches(found, wanted)
     names = [path] if timeline is None else [_numbered(path, i, len(cut)) for i in range(len(cut))]
     jobs = [job(found, family, wanted, x, name) for x, name in zip(cut, names, strict=True)]
@@ -95,13 +94,6 @@ def export(
         warnings=_warnings(found, wanted),
         seconds=round(time.perf_counter() - started, 3),
     )
-
-
-def _family(bundle: Bundle) -> Family:
-    try:
-        return families.get(bundle.manifest.family)
-    except LoraFileError as error:
-        raise BundleError(error.what, where=str(bundle.path), advice=error.advice) from error
 
 
 def _named(output: str | Path, wanted: Wanted) -> Path:
