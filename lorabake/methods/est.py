@@ -15,9 +15,8 @@ from ..lora.pairs import Pair
 from ..lora.parallel import each
 from ..lora.topk import magnitude
 from ..lora.types import LowRank
-from ..runtime.plan import Plan, Threshold
 from .gamma import checked, gamma, refuse_boundless, total_ratio, trimmed_mean
-from .method import BOTH, Context, Fused, contested
+from .method import Context, Fused, compared, contested
 from .values import ScaleParams, store
 
 _FORMULAS = {"trimmed-mean": trimmed_mean, "energy": total_ratio}
@@ -78,11 +77,7 @@ class Est:
         refuse_boundless(energies)
         refuse_boundless(totals)
         ratio = gamma(params.gamma, _FORMULAS, totals if sums else energies)
-        queue = iter(energies)
-        rules = tuple(Threshold(next(queue)) if pair.contested else BOTH for pair in pairs)
-        notes = {"gamma": ratio, "layers_chosen": float(len(shared)),
-                 "layers_summed": float(len(pairs) - len(shared))}  # fmt: skip
-        return Fused(Plan(rules, params.scale(ratio)), notes=notes)
+        return compared(pairs, energies, params.scale(ratio))
 
 
 METHOD = Est()

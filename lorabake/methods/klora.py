@@ -16,13 +16,10 @@ from ..lora.pairs import Pair
 from ..lora.parallel import each
 from ..lora.topk import Magnitude, magnitude
 from ..lora.types import LowRank
-from ..runtime.plan import Plan, Rule, Threshold
 from .gamma import checked, gamma, refuse_boundless, total_ratio, trimmed_mean
-from .method import BOTH, Context, Fused, contested
+from .method import Context, Fused, compared, contested
 from .values import ScaleParams, store, whole
 
-Scores = tuple[Magnitude, Magnitude]
-"""Content's and style's magnitude in one layer."""
 _FORMULAS = {"sum": total_ratio, "trimmed-mean": trimmed_mean}
 
 
@@ -93,16 +90,7 @@ class KLora:
         totals = [(c.total, s.total) for c, s in scores]
         refuse_boundless(totals)
         ratio = gamma(params.gamma, _FORMULAS, totals)
-        queue = iter(scores)
-        rules = tuple(_threshold(next(queue)) if pair.contested else BOTH for pair in pairs)
-        notes = {"gamma": ratio, "layers_chosen": float(len(shared)),
-                 "layers_summed": float(len(pairs) - len(shared))}  # fmt: skip
-        return Fused(Plan(rules, params.scale(ratio)), notes=notes)
-
-
-def _threshold(scores: Scores) -> Rule:
-    content, style = scores
-    return Threshold((content.top, style.top))
+        return compared(pairs, [(c.top, s.top) for c, s in scores], params.scale(ratio))
 
 
 METHOD = KLora()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import PairError
 from ..lora.pairs import Pair
 from ..runtime.guidance import Guidance
-from ..runtime.plan import Constant, Plan
+from ..runtime.plan import Constant, Plan, Scale, Threshold
 from ..runtime.selection import Selection
 
 Columns = tuple[Tensor, Tensor]
@@ -94,6 +94,22 @@ class Method(Protocol):
     ) -> Fused:
         """Decide the plan. Numeric work runs on the context's device."""
         ...
+
+
+def compared(pairs: Sequence[Pair], scores: Sequence[tuple[float, float]], scale: Scale) -> Fused:
+    """The plan in which a layer's scores decide, as in K-LoRA (arXiv 2502.18461, eq. 10).
+
+    Args:
+        pairs: All layers.
+        scores: Of content and style, for each contested pair in turn.
+        scale: S'(p), gamma in it.
+    """
+    queue = iter(scores)
+    rules = tuple(Threshold(next(queue)) if pair.contested else BOTH for pair in pairs)
+    chosen = len(scores)
+    notes = {"gamma": scale.gamma, "layers_chosen": float(chosen),
+             "layers_summed": float(len(pairs) - chosen)}  # fmt: skip
+    return Fused(Plan(rules, scale), notes=notes)
 
 
 BOTH = Constant((1.0, 1.0))

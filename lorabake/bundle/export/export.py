@@ -15,7 +15,7 @@ from ...runtime import Bundle
 from ..find import load
 from ..rewrite import family_of
 from .about import schedule
-from .job import Job, job
+from .job import Job, job, stored
 from .loss import total
 from .report import Exported, LayerError, Part
 from .stretch import stretches
@@ -67,7 +67,8 @@ def export(
     family, path = family_of(found.path, found.manifest), _named(output, wanted)
     cut = stretches(found, wanted)
     names = [path] if timeline is None else [_numbered(path, i, len(cut)) for i in range(len(cut))]
-    jobs = [job(found, family, wanted, x, name) for x, name in zip(cut, names, strict=True)]
+    dtype = stored(found)
+    jobs = [job(found, family, wanted, x, name, dtype) for x, name in zip(cut, names, strict=True)]
     _check_rank(rank, jobs)
     sidecar = None if timeline is None else path.with_name(f"{_stem(path)}-timeline.json")
     _check_paths(found, jobs, sidecar, force=force)
@@ -88,7 +89,7 @@ def export(
         kind=wanted.kind,
         method=found.manifest.method,
         family=family.name,
-        dtype=str(jobs[0].common.dtype).removeprefix("torch."),
+        dtype=str(dtype).removeprefix("torch."),
         parts=parts,
         sidecar=str(sidecar or ""),
         warnings=_warnings(found, wanted),

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ... import output as outputs
 from ...lora.families import Family
 from ...lora.source import CONFIG
@@ -80,16 +82,35 @@ class Job:
         return metadata(manifest, self.family, self.wanted, rank, what)
 
 
-def job(bundle: Bundle, family: Family, wanted: Wanted, stretch: Stretch, target: Path) -> Job:
+def stored(bundle: Bundle) -> torch.dtype:
+    """The dtype that holds all of a bundle's tensors."""
+    return widest({t.dtype for layer in bundle.manifest.layers for t in bundle.factors(layer, 0)})
+
+
+def job(
+    bundle: Bundle,
+    family: Family,
+    wanted: Wanted,
+    stretch: Stretch,
+    target: Path,
+    dtype: torch.dtype,
+) -> Job:
     """What there is to write for one stretch of time.
+
+    Args:
+        bundle: Whose plan it is.
+        family: The bundle's.
+        wanted: What was asked for.
+        stretch: The time and the plan in it.
+        target: The file or folder to write.
+        dtype: Of all tensors.
 
     Raises:
         LoraFileError: The family has no such layer.
         OutputError: The key style has no name for a layer.
     """
     layers = {layer.name: layer for layer in stretch.layers}
-    stored = {t.dtype for x in bundle.manifest.layers for t in bundle.factors(x, 0)}
-    common = Sheets(wanted.to, layers, wanted.rank, widest(stored))
+    common = Sheets(wanted.to, layers, wanted.rank, dtype)
     shapes = {name: layer.shape for name, layer in layers.items()}
     files = sheets(wanted.to, family, shapes, target)
     return Job(bundle, family, wanted, stretch, target, common, files)

@@ -65,6 +65,5 @@ DIALECT = Dialect(
     "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight",
     first(_own),
     _split,
-    _beside(()),
     _beside,
 )

@@ -31,20 +31,15 @@ class Dialect:
         sign: The key that shows that these keys are in this style, the first one that no other
             style has; None if there is none. A file with signs of two styles is refused.
         split: The module and role of a key; None if the dialect has no such key.
-        place: The layers that a module's factors belong to.
-        place_beside: `place` for a file with these modules, where they tell what each of them is.
+        placing: How to place the modules of a file that has all these, as in some styles they tell
+            what each of them is.
     """
 
     name: str
     example: str
     sign: Callable[[Collection[str]], str | None]
     split: Callable[[str], Part | None]
-    place: Place
-    place_beside: Callable[[Collection[str]], Place] | None = None
-
-    def placing(self, modules: Collection[str]) -> Place:
-        """How to place the modules of a file that has all these."""
-        return self.place if self.place_beside is None else self.place_beside(modules)
+    placing: Callable[[Collection[str]], Place]
 
     def objection(self, keys: Collection[str]) -> str | None:
         """Why these keys are not in this style; None if they are."""
@@ -54,3 +49,8 @@ class Dialect:
 def first(own: Callable[[str], bool]) -> Callable[[Collection[str]], str | None]:
     """A `sign` that looks at each key by itself, in alphabetical order."""
     return lambda keys: next((key for key in sorted(keys) if own(key)), None)
+
+
+def alone(place: Place) -> Callable[[Collection[str]], Place]:
+    """A `placing` that looks at each module by itself."""
+    return lambda modules: place

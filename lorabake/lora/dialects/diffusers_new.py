@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from ..names import layer_name
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part
+from .dialect import Dialect, Part, alone
 from .diffusers_old import OWN
 
 _INFIX = r"(?:\.lora|\.lora_linear_layer)"
@@ -33,4 +33,6 @@ def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank]:
     return {layer_name(module.replace(".processor.", ".")): factors}
 
 
-DIALECT = Dialect("diffusers (new)", "unet.….attn1.to_q.lora.down.weight", _sign, _split, _place)
+DIALECT = Dialect(
+    "diffusers (new)", "unet.….attn1.to_q.lora.down.weight", _sign, _split, alone(_place)
+)

@@ -9,7 +9,7 @@ import re
 
 from ..names import layer_name
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part, first
+from .dialect import Dialect, Part, alone, first
 
 OWN = re.compile(r"\.to_(?:q|k|v|out)_lora\.(?:down|up)\.weight$")
 """Ends of keys that no other style has."""
@@ -39,5 +39,5 @@ DIALECT = Dialect(
     "unet.….attn1.processor.to_q_lora.down.weight",
     first(lambda key: OWN.search(key) is not None),
     _split,
-    _place,
+    alone(_place),
 )

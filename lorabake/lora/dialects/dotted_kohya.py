@@ -26,6 +26,5 @@ DIALECT = Dialect(
     "transformer_blocks.0.attn.to_q.lora_down.weight",
     first(_own),
     _split,
-    natives.placing(()),
     natives.placing,
 )

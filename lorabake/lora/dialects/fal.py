@@ -44,6 +44,5 @@ DIALECT = Dialect(
     "base_model.model.double_blocks.0.img_attn.qkv.lora_A.weight",
     first(_own),
     _split,
-    _beside(()),
     _beside,
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from ..kohya import ENCODERS, dotted, encoder_layer, split
+from ..kohya import ENCODERS, dotted, split
 from ..types import LayerName, LowRank
-from .dialect import Dialect
-from .kohya_native import split_native
+from .dialect import Dialect, alone
+from .kohya_native import split_native, with_encoders
 
 _HEADS = re.compile(
     r"(down_blocks|mid_block|up_blocks|conv_in$|conv_out$|(time|add)_embedding_linear)"
@@ -21,14 +21,11 @@ def _sign(keys: Collection[str]) -> str | None:
         if part[:2] == ("lora", "unet") and _HEADS.match(part.name):
             return key
     # Text encoders alone are named alike by all of kohya's styles.
-    alone = parts and all(part.part in ENCODERS for part in parts.values())
-    return next(iter(parts)) if alone else None
+    no_denoiser = parts and all(part.part in ENCODERS for part in parts.values())
+    return next(iter(parts)) if no_denoiser else None
 
 
-def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
-    part, _, name = module.partition(" ")
-    if part in ENCODERS:
-        return {encoder_layer(part, name): factors}
+def _place(part: str, name: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
     if part != "unet" or not _HEADS.match(name):
         return None
     return {LayerName("unet", dotted(name)): factors}
@@ -39,5 +36,5 @@ DIALECT = Dialect(
     "lora_unet_down_blocks_0_attentions_0_….lora_down.weight",
     _sign,
     split_native,
-    _place,
+    alone(with_encoders(_place)),
 )

@@ -40,6 +40,5 @@ DIALECT = Dialect(
     "lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight",
     sign(_OWN),
     split_native,
-    _beside(()),
     _beside,
 )

@@ -11,6 +11,8 @@ from ..natives import Native
 from ..types import LayerName, LowRank
 from .dialect import Part, Place, first
 
+Placed = Mapping[LayerName, LowRank] | None
+
 
 def sign(heads: re.Pattern[str]) -> Callable[[Collection[str]], str | None]:
     """A dialect's `sign`: a denoiser's key whose module starts like this."""
@@ -28,13 +30,26 @@ def split_native(key: str) -> Part | None:
     return part and Part(f"{part.part} {part.name}", part.slot)
 
 
-def placer(*members: Native) -> Place:
-    """A dialect's `place`, of denoisers of these models."""
+def with_encoders(denoiser: Callable[[str, str, LowRank], Placed]) -> Place:
+    """How to place a module: text encoders' alike in all styles, the rest as `denoiser` has it.
 
-    def place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
+    Args:
+        denoiser: Called with a module's part and name, and its factors.
+    """
+
+    def place(module: str, factors: LowRank) -> Placed:
         part, _, name = module.partition(" ")
         if part in ENCODERS:
             return {encoder_layer(part, name): factors}
-        return natives.place(name, factors, members) if part == "unet" else None
+        return denoiser(part, name, factors)
 
     return place
+
+
+def placer(*members: Native) -> Place:
+    """How to place a module, of denoisers of these models."""
+    return with_encoders(
+        lambda part, name, factors: (
+            natives.place(name, factors, members) if part == "unet" else None
+        )
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..natives import sd3
-from .dialect import Dialect
+from .dialect import Dialect, alone
 from .kohya_native import placer, sign, split_native
 
 DIALECT = Dialect(
@@ -13,5 +13,5 @@ DIALECT = Dialect(
     "lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight",
     sign(re.compile(r"joint_blocks_\d+_|[xy]_embedder_(proj|mlp)|context_embedder$")),
     split_native,
-    placer(sd3.NATIVE),
+    alone(placer(sd3.NATIVE)),
 )

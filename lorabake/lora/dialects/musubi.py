@@ -13,17 +13,18 @@ from .. import natives
 from ..families import qwen, zimage
 from ..kohya import dotted
 from ..types import LayerName, LowRank
-from .dialect import Dialect
-from .kohya_native import placer, sign, split_native
+from .dialect import Dialect, alone
+from .kohya_native import sign, split_native, with_encoders
 
 _OWN = re.compile(r"(blocks|transformer_blocks|layers|noise_refiner|context_refiner)_\d+_")
-_native = placer(natives.wan.NATIVE, natives.zimage.NATIVE)
+_MODELS = (natives.wan.NATIVE, natives.zimage.NATIVE)
 
 
-def _place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
-    own = _native(module, factors)
-    part, _, name = module.partition(" ")
-    if own is not None or part != "unet":
+def _place(part: str, name: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
+    if part != "unet":
+        return None
+    own = natives.place(name, factors, _MODELS)
+    if own is not None:
         return own
     # Their own code names these as diffusers does.
     layer = LayerName("transformer", dotted(name))
@@ -31,5 +32,9 @@ def _place(module: str, factors: LowRank) -> Mapping[LayerName, LowRank] | None:
 
 
 DIALECT = Dialect(
-    "musubi", "lora_unet_blocks_0_self_attn_q.lora_down.weight", sign(_OWN), split_native, _place
+    "musubi",
+    "lora_unet_blocks_0_self_attn_q.lora_down.weight",
+    sign(_OWN),
+    split_native,
+    alone(with_encoders(_place)),
 )

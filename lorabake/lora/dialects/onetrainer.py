@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..kohya import ENCODERS, dotted, encoder_layer, split
+from ..kohya import dotted, split
 from ..types import LayerName, LowRank
-from .dialect import Dialect, first
-from .kohya_native import split_native
+from .dialect import Dialect, alone, first
+from .kohya_native import split_native, with_encoders
 
 
 def _own(key: str) -> bool:
@@ -13,10 +13,7 @@ def _own(key: str) -> bool:
     return part is not None and part[:2] == ("lora", "transformer")
 
 
-def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
-    part, _, name = module.partition(" ")
-    if part in ENCODERS:
-        return {encoder_layer(part, name): factors}
+def _place(part: str, name: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
     return {LayerName("transformer", dotted(name)): factors} if part == "transformer" else None
 
 
@@ -25,5 +22,5 @@ DIALECT = Dialect(
     "lora_transformer_transformer_blocks_0_attn_to_q.lora_down.weight",
     first(_own),
     split_native,
-    _place,
+    alone(with_encoders(_place)),
 )

@@ -8,7 +8,7 @@ from .. import natives
 from ..names import bare, layer_name
 from ..suffixes import PEFT, cut
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part
+from .dialect import Dialect, Part, alone
 
 
 def _sign(keys: Collection[str]) -> str | None:
@@ -33,4 +33,4 @@ def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
     return None if natives.known(bare(module)) else {layer_name(module): factors}
 
 
-DIALECT = Dialect("PEFT", "unet.….attn1.to_q.lora_A.weight", _sign, _split, _place)
+DIALECT = Dialect("PEFT", "unet.….attn1.to_q.lora_A.weight", _sign, _split, alone(_place))

@@ -7,7 +7,7 @@ import re
 from ..natives.flux import NATIVE
 from ..natives.native import cut
 from ..types import LayerName, LowRank
-from .dialect import Dialect, Part, first
+from .dialect import Dialect, Part, alone, first
 
 _KEY = re.compile(
     r"(?:diffusion_model\.)?((?:double_blocks\.\d+\.processor\.(?:qkv|proj)_lora[12])"
@@ -42,5 +42,5 @@ def _place(module: str, factors: LowRank) -> dict[LayerName, LowRank] | None:
 
 
 DIALECT = Dialect(
-    "xlabs", "double_blocks.0.processor.qkv_lora1.down.weight", first(_own), _split, _place
+    "xlabs", "double_blocks.0.processor.qkv_lora1.down.weight", first(_own), _split, alone(_place)
 )
