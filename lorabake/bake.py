@@ -67,7 +67,8 @@ def make(
         resume: Whether a training that was interrupted goes on from its checkpoint, which is a
             file beside the output.
         progress: Called as `progress(stage, done, total)`.
-        **params: The method's parameters.
+        **params: The method's parameters, and `half`, which every method has: `conditional` lets
+            the LoRAs act in the conditional half of guidance alone, `both` (if not given) in both.
 
     Raises:
         UserError: Something that was given does not exist, does not fit, or is out of range.
@@ -148,6 +149,7 @@ def bake(
         output=str(output_path),
         method=chosen.method,
         params=dict(chosen.params_dict),
+        half=chosen.half,
         family=manifest.family,
         base=manifest.base,
         dtype=str(wanted).removeprefix("torch."),
@@ -227,6 +229,7 @@ def _manifest(
         digest="0" * 64,
         selection=fused.selection,
         guidance=fused.guidance,
+        half=chosen.half,
     )
 
 

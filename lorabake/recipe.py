@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from . import methods
 from .errors import RecipeError
-from .methods.values import shown
+from .methods.values import one_of, shown
+from .runtime.plan import Half
 
 __all__ = ["Recipe", "parse_setting", "presets", "resolve"]
 
 _DEFAULT = "klora"
+_HALF = "half"
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class Recipe:
         name: The preset's name; the method's where there was no preset.
         method: The method's name.
         params: The method's own parameters, checked.
+        half: In which half of guidance the LoRAs act, a parameter of every method.
     """
 
     name: str
     method: str
     params: Any
+    half: Half = "both"
 
     @property
     def params_dict(self) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def resolve(
     overrides = overrides or {}
     if preset is None:
         asked = _DEFAULT if method is None else method
-        return Recipe(asked, asked, _checked(asked, overrides))
+        return Recipe(asked, asked, *_checked(asked, overrides))
     chosen = _find(preset)
     with _named(preset):
         _checked(chosen.method, chosen.params)
@@ -105,18 +109,21 @@ def resolve(
             where=f"preset {preset}",
             advice="Leave one of the two out",
         )
-    params = _checked(chosen.method, {**chosen.params, **overrides})
-    return Recipe(chosen.name, chosen.method, params)
+    return Recipe(
+        chosen.name, chosen.method, *_checked(chosen.method, {**chosen.params, **overrides})
+    )
 
 
-def _checked(method: str, values: Mapping[str, object]) -> Any:  # noqa: ANN401 - as the method has
-    """The method's parameters; refuses unknown names, the values are checked by their class."""
+def _checked(method: str, values: Mapping[str, object]) -> tuple[Any, Half]:
+    """The method's parameters, and `half`; refuses unknown names, values are checked by class."""
     params = methods.get(method).params
     known = {_public(field.name): field.name for field in fields(params)}
     for key in values:
-        if _public(key) not in known:
-            _unknown(f"the method {method} has no parameter", key, known)
-    return params(**{known[_public(key)]: value for key, value in values.items()})
+        if _public(key) not in known and key != _HALF:
+            _unknown(f"the method {method} has no parameter", key, [*known, _HALF])
+    given = {known[_public(key)]: value for key, value in values.items() if key != _HALF}
+    half = one_of(_HALF, values.get(_HALF, "both"), get_args(Half))
+    return params(**given), cast("Half", half)
 
 
 def _public(name: str) -> str:

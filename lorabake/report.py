@@ -10,6 +10,7 @@ from typing import Any
 
 from .bundle import Checks
 from .lora import Lora
+from .runtime.plan import Half
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Report:
         output: The bundle's path as given.
         method: Fusion method.
         params: Its parameters, resolved.
+        half: In which half of guidance the LoRAs act: `both` or `conditional`.
         family: Base model family.
         base: Base model id, if one was given.
         dtype: In which the factors are stored.
@@ -71,6 +73,7 @@ class Report:
     output: str
     method: str
     params: dict[str, Any]
+    half: Half
     family: str
     base: str | None
     dtype: str
@@ -108,7 +111,7 @@ class Report:
 
     def _figures(self) -> list[str]:
         """The notes as text; what has a value before and after, in one piece."""
-        found: list[str] = []
+        found = [f"{self.half} half of guidance only"] if self.half != "both" else []
         for name, value in self.notes.items():
             label = name.removesuffix("_before").replace("_", " ")
             if name.endswith("_before"):

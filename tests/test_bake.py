@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,21 @@ def test_the_report(loras: tuple[Path, Path], tmp_path: Path) -> None:
     assert str(out) in str(report)
     assert list(stages) == ["fusing", "writing", "verifying"]
     assert all(done == total for done, total in stages.values())
+
+
+def test_the_half_of_guidance_is_a_field_of_the_file(
+    loras: tuple[Path, Path], tmp_path: Path
+) -> None:
+    both, again, one = (tmp_path / f"{name}.safetensors" for name in "abc")
+    lorabake.make(*loras, both)
+    lorabake.make(*loras, again, half="both")
+    report = lorabake.make(*loras, one, half="conditional")
+    assert both.read_bytes() == again.read_bytes()
+    assert report.half == report.to_json()["half"] == "conditional"
+    assert "conditional half of guidance only" in str(report)
+    first, second = (lorabake.load(path).manifest for path in (both, one))
+    assert (first.format, first.half) == ((1, 0), "both")
+    assert second == replace(first, format=(1, 3), half="conditional")
 
 
 def test_strengths_are_folded_in_before_the_method_looks(

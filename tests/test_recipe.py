@@ -38,6 +38,18 @@ def test_the_preset_named_like_a_method_has_its_defaults(name: str) -> None:
     assert recipe.resolve(name, name, {}) == recipe.resolve(name)
 
 
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_has_a_half(name: str, tmp_path: Path) -> None:
+    assert recipe.resolve(name).half == "both"
+    chosen = recipe.resolve(name, None, {"half": "conditional"})
+    assert chosen.half == "conditional"
+    assert chosen.params_dict == recipe.resolve(name).params_dict
+    path = tmp_path / "mine.toml"
+    path.write_text(f'method = "{name}"\nparams = {{ half = "conditional" }}\n')
+    assert recipe.resolve(None, str(path)).half == "conditional"
+    assert recipe.resolve(None, str(path), {"half": "both"}).half == "both"
+
+
 def test_the_released_scale() -> None:
     assert recipe.resolve(None, "klora-released").params_dict == {
         "pattern": "modulo", "alpha": 1.5, "beta": 1.275, "gamma": "trimmed-mean", "k": "1x",
@@ -65,7 +77,7 @@ def test_k_lora_is_what_nobody_asked_for() -> None:
         (None, "klora-released-", {}, "Did you mean 'klora-released'?"),
         (None, "qqq", {}, "Choose from blora, direct, dynamic, dynamic-cosine"),
         ("klora", None, {"alhpa": 1}, "Did you mean 'alpha'?"),
-        ("random", None, {"alpha": 1}, "no parameter 'alpha'. Choose from bins, seed"),
+        ("random", None, {"alpha": 1}, "no parameter 'alpha'. Choose from bins, half, seed"),
         ("direct", "klora", {}, "preset klora: is for the method klora, but the method asked for"),
         ("klora", "no/such.toml", {}, "no/such.toml: cannot be read (No such file"),
         ("klora", None, {"alpha": "big"}, "alpha: 'big' is not a finite number"),
@@ -88,6 +100,9 @@ def test_k_lora_is_what_nobody_asked_for() -> None:
         ("random", None, {"seed": 1.0}, "seed: 1.0 is not a whole number"),
         ("random", None, {"bins": 0}, "bins: 0 is not a whole number from 1 to 1000"),
         ("direct", None, {"w_c": None}, "w_c: None is not a finite number"),
+        ("direct", None, {"half": "cond"}, "half: 'cond' is not possible. Choose from both, cond"),
+        ("klora", None, {"half": None}, "half: None is not possible"),
+        ("klora", None, {"hlaf": "both"}, "Did you mean 'half'?"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -57,6 +57,7 @@ def describe(bundle: Bundle, steps: int | None = None) -> dict[str, Any]:
             }
             for source in manifest.sources
         ],
+        "half": manifest.half,
         "live": manifest.selection and vars(manifest.selection),
         "guidance": manifest.guidance and _guidance(manifest.guidance),
         "gamma": manifest.scale.gamma if manifest.scale is not None else None,

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -61,6 +61,10 @@ def _text(ctx: click.Context, param: click.Parameter, value: str | None) -> str 
     "--guided/--no-guidance", "guided", default=True,
     help="Whether a bundle with references guides the latents (default: it does).",
 )  # fmt: skip
+@click.option(
+    "--half", type=click.Choice(["both", "conditional"]),
+    help="In which half of classifier-free guidance the LoRAs act (default: as BUNDLE says).",
+)  # fmt: skip
 @click.option("--clip", metavar="DIR|ID", help="CLIP encoder (default: the one BUNDLE names).")
 @click.option("--dino", metavar="DIR|ID", help="DINO encoder (default: the one BUNDLE names).")
 @click.option("--report", metavar="JSON", help="Also write down what was applied where.")
@@ -84,6 +88,7 @@ def generate(
     content_strength: float,
     style_strength: float,
     guided: bool,
+    half: Literal["both", "conditional"] | None,
     clip: str | None,
     dino: str | None,
     report: str | None,
@@ -117,7 +122,7 @@ def generate(
         images = pipelines.generate(
             found, base, prompt, seeds=seeds, compare=compare, device=device_named(device),
             strengths=(content_strength, style_strength),
-            guidance=guided, clip=clip, dino=dino, told=told.append if written else None,
+            guidance=guided, half=half, clip=clip, dino=dino, told=told.append if written else None,
             progress=lambda *n: progress("rendering", *n),
             num_inference_steps=steps, guidance_scale=guidance, negative_prompt=negative_prompt,
             width=width, height=height,

@@ -41,6 +41,8 @@ def _page(found: dict[str, Any], steps: int) -> list[str]:
     ]
     if found["gamma"] is not None:
         lines.append(f"gamma    {found['gamma']:.4g}")
+    if found["half"] != "both":
+        lines.append(f"half     {found['half']} (of classifier-free guidance)")
     if found["guidance"] is not None:
         lines.append(_guidance(found["guidance"]))
     # Names and words are a stranger's: no control characters for the terminal.

@@ -19,7 +19,7 @@ from .outcome import say
 @click.option("--preset", metavar="NAME|FILE", help="Preset by name, or a .toml file of your own.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
-    help="Change one parameter of the method; may be repeated.",
+    help="Change one parameter of the method, or half=conditional; may be repeated.",
 )  # fmt: skip
 @click.option(
     "--base", metavar="DIR|ID", help="Base model: checked, recorded, painted and trained on."

@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from ..runtime import Bundle, Replay
 from ..runtime.overrides import STRENGTHS, strength
-from ..runtime.plan import Constant
+from ..runtime.plan import Constant, Half
 from ..runtime.report import Report
 from .embed import Encoder
 from .encoders import encoders
@@ -32,6 +32,7 @@ def generate(
     dtype: torch.dtype | None = None,
     strengths: tuple[float, float] = (1.0, 1.0),
     guidance: bool = True,
+    half: Half | None = None,
     clip: str | Path | None = None,
     dino: str | Path | None = None,
     told: Callable[[Report], None] | None = None,
@@ -50,6 +51,8 @@ def generate(
         dtype: Of the base model's weights; None is float32 on a CPU and bfloat16 elsewhere.
         strengths: Of content and style, on top of those in the bundle.
         guidance: Whether the latents are guided, if the bundle has references for that.
+        half: In which half of guidance LoRAs act, also those of the `variants`; None is the
+            bundle's own.
         clip: Folder or hub id of the CLIP encoder for it, instead of the one the bundle names.
         dino: Likewise of the DINO encoder.
         told: Called with the report of the bundle's own images.
@@ -74,7 +77,7 @@ def generate(
     done, total = 0, len(wanted) * len(seeds)
     for label, variant in wanted.items():
         images[label] = []
-        with _attached(variant, pipe, strengths, guidance, seeing) as replay:
+        with _attached(variant, pipe, strengths, guidance, half, seeing) as replay:
             for seed in seeds:
                 images[label] += render(pipe, prompt, [seed], **options)
                 done += 1
@@ -107,11 +110,12 @@ def _attached(
     pipe: Any,  # noqa: ANN401 - any diffusers pipeline
     strengths: tuple[float, float],
     guidance: bool,
+    half: Half | None,
     seeing: Mapping[str, Encoder],
 ) -> contextlib.AbstractContextManager[Replay | None]:
     if bundle is None:
         return contextlib.nullcontext()
     return bundle.attach(
         pipe, content_strength=strengths[0], style_strength=strengths[1],
-        guidance=guidance, encoders=seeing if bundle.manifest.guidance else None,
+        guidance=guidance, half=half, encoders=seeing if bundle.manifest.guidance else None,
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .clock import Clock
+from .part import Part, batch
 from .patch import Uncopyable
 from .plan import CONTENT, STYLE
 
@@ -32,10 +33,11 @@ class Ballot(Uncopyable):
         denoiser: What the pipeline calls, which may be a torch.compile wrapper.
         clock: Tells the progress.
         layers: Names of its live layers.
+        part: Which samples of a call choose, the others being without the LoRAs; None for all.
 
     Attributes:
-        open: Whether a call is under way.
-        samples: In the call of the moment, or the last one.
+        open: Whether a call is under way in which samples choose.
+        samples: That choose in the call of the moment, or the last one.
         margins: What its layers chose by, d_c − d_s, float32 `[layers, samples]`; they write it.
         masks: By their length, which tokens of a sample are no padding, bool `[samples, tokens]`;
             as far as the denoiser is told.
@@ -43,13 +45,15 @@ class Ballot(Uncopyable):
             1 style, or -1 for all samples.
     """
 
-    def __init__(self, denoiser: nn.Module, clock: Clock, layers: Sequence[str]) -> None:
+    def __init__(
+        self, denoiser: nn.Module, clock: Clock, layers: Sequence[str], part: Part | None = None
+    ) -> None:
         self.open, self.samples = False, 1
         self.margins = torch.full((len(layers), 1), UNUSED)
         self.masks: dict[int, Tensor] = {}
         self.calls: list[tuple[Fraction, Tensor]] = []
         self._clock, self._rows = clock, {layer: i for i, layer in enumerate(layers)}
-        self._progress = Fraction(0)
+        self._progress, self._part = Fraction(0), part
         self._handles = [
             denoiser.register_forward_pre_hook(self._open, prepend=True, with_kwargs=True),  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType] - the decorator is typed loosely
             denoiser.register_forward_hook(self._close),  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType] - likewise
@@ -81,17 +85,25 @@ class Ballot(Uncopyable):
     @torch.inference_mode(False)
     def _open(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._progress = self._clock.progress(args, kwargs)
-        samples, device = _batch((*args, *kwargs.values()))
+        samples, device = batch((*args, *kwargs.values()))
+        masks, mine = _masks(kwargs, samples), slice(0, samples)
+        if self._part is not None:
+            start, stop, of = self._part.share
+            mine = slice(samples * start // of, samples * stop // of)
+        if (samples := mine.stop - mine.start) == 0:
+            return
         if samples != self.samples or device != self.margins.device:
             self.samples = samples
             self.margins = self.margins.new_empty((len(self.margins), samples), device=device)
         self.margins.fill_(UNUSED)
-        self.masks = _masks(kwargs, samples)
+        self.masks = {length: mask[mine] for length, mask in masks.items()}
         self.open = True
 
     @torch.compiler.disable
     @torch.inference_mode(False)
     def _close(self, *_: object) -> None:
+        if not self.open:
+            return
         self.open = False
         chosen = torch.where(self.margins < 0, STYLE, CONTENT)
         known = self.margins.isfinite().all(1, keepdim=True)
@@ -101,17 +113,3 @@ class Ballot(Uncopyable):
 def _masks(kwargs: Mapping[str, Any], samples: int) -> dict[int, Tensor]:
     found = (x for name, x in kwargs.items() if name.endswith("mask") and isinstance(x, Tensor))
     return {x.shape[1]: x > 0 for x in found if x.ndim == 2 and len(x) == samples}
-
-
-def _batch(values: Sequence[object]) -> tuple[int, torch.device]:
-    """How many samples a denoiser is given: rows of its first tensor, or length of a list."""
-    for value in values:
-        if isinstance(value, Tensor) and value.ndim > 0:
-            return len(value), value.device
-        if isinstance(value, list | tuple) and (inside := list(_tensors(value))):
-            return len(value), inside[0].device
-    return 1, torch.device("cpu")
-
-
-def _tensors(values: Sequence[object]) -> Iterator[Tensor]:
-    return (value for value in values if isinstance(value, Tensor))

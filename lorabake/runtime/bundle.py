@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .fused import Keep
     from .modes import Mode
+    from .plan import Half
     from .replay import Replay
     from .score import Encoder
 
@@ -199,6 +200,7 @@ class Bundle:
         style_strength: float = 1.0,
         keep: Keep = "device",
         guidance: bool = True,
+        half: Half | None = None,
         encoders: Mapping[str, Encoder] | None = None,
         decoder: Any = None,  # noqa: ANN401 - anything like a VAE of diffusers
         **overrides: float | str,
@@ -218,6 +220,8 @@ class Bundle:
             keep: Where `fused` keeps the original weights: on their device, or on the `cpu`
                 (pinned) where its memory is short.
             guidance: Whether the latents are guided, if the bundle has references for that.
+            half: `conditional` lets the LoRAs act in the conditional half of classifier-free
+                guidance alone (arXiv 2602.18936), `both` in both halves; None is the bundle's own.
             encoders: The image encoders that it is guided by: `clip` and `dino`, each from images
                 `[n, 3, height, width]` in [0, 1] to embeddings `[n, d]`.
             decoder: Decodes x̂_0 for them in the place of the pipeline's VAE: a tiny autoencoder,
@@ -237,7 +241,7 @@ class Bundle:
 
         strengths = {"content_strength": content_strength, "style_strength": style_strength}
         seeing = Seeing(encoders or {}, decoder) if guidance else None
-        return attach(self, pipe, mode, keep, strengths, overrides, seeing)
+        return attach(self, pipe, mode, keep, strengths, overrides, seeing, half)
 
 
 def read(path: str | PathLike[str], *, verify: bool = False) -> Bundle:

@@ -18,6 +18,8 @@ Keep = Literal["device", "cpu"]
 class Fused(Patch):
     """Sets a layer's weight in place; W0 is kept, and it is W0 that a state dict holds.
 
+    For calls without the LoRAs weight and W0 change places, which costs nothing.
+
     Args:
         target: The layer.
         read: Reads its factors.
@@ -31,7 +33,16 @@ class Fused(Patch):
         self._weight = self.module.weight
         self._keep, self._merged = keep, target.merged()
         self._kept: Tensor | None = None
+        self._base = False
         self._handle = self.module.register_state_dict_post_hook(self)
+
+    def show(self, *, base: bool) -> None:
+        """Let the weight be W0 for now, or again what was set: the two exchange their memory."""
+        if base != self._base and self._kept is not None:
+            shown = self._weight.data
+            self._weight.data = self._kept.to(shown.device, shown.dtype)
+            self._kept, self._base = shown, base
+            torch.clear_autocast_cache()
 
     def kept(self) -> list[Tensor]:
         """W0, once the weight has been changed."""
@@ -54,6 +65,7 @@ class Fused(Patch):
     def remove(self) -> None:
         """Set the weight to W0, bit for bit, unless it is another's by now."""
         self._handle.remove()
+        self.show(base=False)
         if self._kept is not None and self.module.weight is self._weight:
             self._weight.detach().copy_(self._kept)
             torch.clear_autocast_cache()
@@ -73,6 +85,7 @@ class Fused(Patch):
                 where=self.target.name,
                 advice="Detach the bundle, load the model and its LoRAs again, then attach again",
             )
+        self.show(base=False)
         weight = self._weight.detach()
         W0 = self._original(weight)
         terms = list(self._live(gates, weight.device))
@@ -99,7 +112,7 @@ class Fused(Patch):
     def __call__(self, module: nn.Module, state: dict[str, Any], prefix: str, _: object) -> None:
         """Put W0 into a state dict; torch marks such hooks, which a bound method does not allow."""
         saved = state.get(f"{prefix}weight")
-        if saved is not None and self._kept is not None:
+        if saved is not None and self._kept is not None and not self._base:
             state[f"{prefix}weight"] = self._kept.to(saved.device, saved.dtype)
 
 

@@ -18,6 +18,7 @@ from .errors import AttachError
 from .frozen import Frozen
 from .guidable import check, check_encoders, check_scheduler, through
 from .guidance import Guidance
+from .halves import Halves
 from .patch import Uncopyable
 from .predicted import original, spread
 from .refinement import gradient, look
@@ -45,6 +46,7 @@ class Guide(Uncopyable):
         encoders: By the names `clip` and `dino`.
         decoder: In the place of the pipeline's VAE, see `Decoder`.
         where: The bundle, for messages.
+        halves: By denoiser, what is conditional in the call of the moment, where that matters.
 
     Raises:
         AttachError: Something is missing, or does not fit; nothing has been touched then.
@@ -58,7 +60,9 @@ class Guide(Uncopyable):
         encoders: Mapping[str, Encoder],
         decoder: Any | None,  # noqa: ANN401 - any VAE
         where: str,
+        halves: Mapping[str, Halves] | None = None,
     ) -> None:
+        self._halves = dict(halves or {})
         self._pipe, self._guidance, self._where = pipe, guidance, where
         self._encoders, self._through = encoders, through(guidance)
         self._seen: list[Refined] = []
@@ -81,7 +85,7 @@ class Guide(Uncopyable):
         self._frozen = Frozen(passed if guidance.m else ())
         try:
             for name, root in denoisers.items():
-                self._listen(getattr(pipe, name), root, clocks[name])
+                self._listen(name, root, clocks[name])
             self._wrap(pipe.scheduler)
         except BaseException:
             self.remove()
@@ -98,15 +102,16 @@ class Guide(Uncopyable):
         self._turn = self._ids = None
         self._moment = (None, Fraction(0))
         # The report stays, the models need not.
-        self._pipe, self._encoders, self._decoder = None, {}, None
+        self._pipe, self._encoders, self._decoder, self._halves = None, {}, None, {}
 
     def report(self) -> list[Refined]:
         """The refined steps up to now, in their order."""
         return list(self._seen)
 
-    def _listen(self, denoiser: nn.Module, root: nn.Module, clock: Clock) -> None:
+    def _listen(self, name: str, root: nn.Module, clock: Clock) -> None:
+        denoiser = getattr(self._pipe, name)
         before: Any = partial(self._before, root, clock)  # pyright: ignore[reportAttributeAccessIssue] - the decorator is typed loosely
-        after: Any = self._after  # pyright: ignore[reportAttributeAccessIssue] - likewise
+        after: Any = partial(self._after, self._halves.get(name))  # pyright: ignore[reportAttributeAccessIssue] - likewise
         self._handles.append(denoiser.register_forward_pre_hook(before, with_kwargs=True))
         self._handles.append(denoiser.register_forward_hook(after, always_call=True))
 
@@ -141,8 +146,8 @@ class Guide(Uncopyable):
         return self._tape.open(root, args, kwargs) if self._through else None
 
     @torch.compiler.disable
-    def _after(self, _: nn.Module, __: tuple[Any, ...], result: Any) -> Any:  # noqa: ANN401 - a denoiser's
-        return self._tape.close(result)
+    def _after(self, halves: Halves | None, _: nn.Module, __: tuple[Any, ...], result: Any) -> Any:  # noqa: ANN401 - a denoiser's
+        return self._tape.close(result, *([] if halves is None else [halves.resumed()]))
 
     def _step(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .part import Part
 from .patch import Gates, Pair, Patch, Read
 from .target import Target
 
@@ -22,15 +24,18 @@ class Hooked(Patch):
         read: Reads its factors.
         rank: Largest rank that can be live at once.
         dtype: What the branch computes in.
+        part: For which samples of a call; None for all.
     """
 
     mode = "hooks"
 
-    def __init__(self, target: Target, read: Read, rank: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, target: Target, read: Read, rank: int, dtype: torch.dtype, part: Part | None = None
+    ) -> None:
         super().__init__(target, read)
-        self._rank = rank
+        self._rank, self._part = rank, part
         self._load(dtype)
-        self._handle = self.module.register_forward_hook(self._add, with_kwargs=True)
+        self._handle = self.module.register_forward_hook(self._after, with_kwargs=True)
 
     def tensors(self) -> list[Tensor]:
         """The factors, and the slots."""
@@ -62,14 +67,20 @@ class Hooked(Patch):
             self._down[start:].zero_()
             self._up[:, start:].zero_()
 
-    def _add(
+    def _after(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
-        return self._sum(module, output, self._inner(module, args, kwargs))
-
-    def _inner(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """A·x, in the branch's dtype."""
         x: Tensor = args[0] if args else kwargs["input"]
+        if self._part is None:
+            return self._add(module, x, output)
+        return self._part.within(x, output, partial(self._add, module))
+
+    def _add(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+        """The output with the branch, which is added in place where nobody minds."""
+        return self._sum(module, output, self._inner(module, x))
+
+    def _inner(self, module: nn.Module, x: Tensor) -> Tensor:
+        """A·x, in the branch's dtype."""
         if self._down.device != x.device:
             with torch.inference_mode(False):
                 self._down, self._up = self._down.to(x.device), self._up.to(x.device)

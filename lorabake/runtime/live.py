@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +9,7 @@ from .ballot import SEVERAL, Ballot
 from .compiled import fastest
 from .divergence import differences
 from .hooked import Hooked
+from .part import Part
 from .patch import Gates, Read
 from .selection import Selection
 from .target import Target
@@ -33,6 +32,7 @@ class Voter(Hooked):
         selection: How it chooses.
         ballot: Of its denoiser, where it writes down what it chose.
         name: Its own in the ballot.
+        part: For which samples of a call; None for all.
     """
 
     mode = "live"
@@ -46,8 +46,9 @@ class Voter(Hooked):
         selection: Selection,
         ballot: Ballot,
         name: str,
+        part: Part | None = None,
     ) -> None:
-        super().__init__(target, read, sum(ranks), dtype)
+        super().__init__(target, read, sum(ranks), dtype, part)
         self._ranks, self._selection = ranks, selection
         self._ballot, self._row = ballot, ballot.row(name)
         self._rows_each = 1
@@ -59,12 +60,10 @@ class Voter(Hooked):
         super()._apply((1.0, 1.0))
         self._strengths = gates
 
-    def _add(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> Tensor:
+    def _add(self, module: nn.Module, x: Tensor, output: Tensor) -> Tensor:
         if not output.numel():  # an expert that no token came to
             return output
-        inner = self._inner(module, args, kwargs)
+        inner = self._inner(module, x)
         groups = self._groups(inner)
         h, F = self._tokens(inner, groups), self._tokens(output.detach(), groups)
         counting = self._counting(F)

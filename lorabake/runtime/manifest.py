@@ -12,11 +12,11 @@ from .errors import BundleError
 from .extras import guidance, guidance_value, selection
 from .fields import Fields, parse, refuse
 from .guidance import Guidance
-from .plan import Constant, Live, Pattern, Rule, Scale, Table, Threshold
+from .plan import Constant, Half, Live, Pattern, Rule, Scale, Table, Threshold
 from .selection import Selection
 
 KEY = "lorabake"
-FORMAT = (1, 2)
+FORMAT = (1, 3)
 """The newest that this reader knows."""
 MAX_LAYERS = 10_000
 MAX_RANK = 32_768
@@ -96,6 +96,7 @@ class Manifest:
     format: tuple[int, int] = (1, 0)
     selection: Selection | None = None
     guidance: Guidance | None = None
+    half: Half = "both"
 
     @property
     def columns(self) -> bool:
@@ -132,6 +133,8 @@ def dumps(manifest: Manifest) -> str:
         value["live"] = vars(of) | {"temperature": float(of.temperature)}
     if manifest.guidance is not None:
         value["guidance"] = guidance_value(manifest.guidance)
+    if manifest.half != "both":
+        value["half"] = manifest.half
     try:
         # A file name that is not UTF-8 reaches us as lone surrogates, which no reader takes.
         plain = json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
@@ -144,6 +147,8 @@ def dumps(manifest: Manifest) -> str:
 
 def _lowest(manifest: Manifest) -> str:
     """The lowest format that describes a manifest."""
+    if manifest.half != "both":
+        return "1.3"
     if manifest.selection is not None or manifest.guidance is not None or manifest.live:
         return "1.2"
     return "1.1" if manifest.columns else "1.0"
@@ -210,6 +215,7 @@ def loads(text: str) -> Manifest:
         format=version,
         selection=chosen,
         guidance=guidance(top),
+        half=top.word("half", get_args(Half)) if "half" in top else "both",
     )
 
 

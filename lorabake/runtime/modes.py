@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from torch import nn
@@ -18,7 +18,11 @@ Mode = Literal["auto", "fused", "hooks", "live"]
 
 
 def reasons(
-    bundle: Bundle, mode: Mode, targets: Sequence[Target], roots: Iterable[nn.Module]
+    bundle: Bundle,
+    mode: Mode,
+    targets: Sequence[Target],
+    roots: Iterable[nn.Module],
+    barred: Mapping[str, str],
 ) -> list[str]:
     """Why each layer is not fused; empty for those that are.
 
@@ -27,6 +31,7 @@ def reasons(
         mode: As the user wants it.
         targets: The layers in the pipeline.
         roots: The components that hold them.
+        barred: By component, why none of its layers can be fused, where there is a reason.
 
     Raises:
         AttachError: The mode is `fused`, and there is a reason; or it is `live`, and no layer
@@ -40,7 +45,7 @@ def reasons(
         if isinstance(layer.rule, Live)
         else "as asked for"
         if mode == "hooks"
-        else obstacle(target, shared)
+        else barred.get(layer.component) or obstacle(target, shared)
         for layer, target in zip(layers, targets, strict=True)
     ]
     if mode == "fused" and any(found):

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from .errors import OverrideError, listed
 from .guidance import MAX_EVERY, MAX_FORCE, Guidance, Through
 from .manifest import MAX_GATE, Manifest
-from .plan import Pattern, Scale, Threshold
+from .plan import Half, Pattern, Scale, Threshold
 from .selection import (
     MAX_TEMPERATURE,
     MAX_TOKENS,
@@ -35,14 +35,18 @@ class Settings:
     scale: Scale | None
     selection: Selection | None
     guidance: Guidance | None
+    half: Half
 
 
-def settings(manifest: Manifest, overrides: Mapping[str, object], *, guided: bool) -> Settings:
+def settings(
+    manifest: Manifest, overrides: Mapping[str, object], half: object = None, *, guided: bool
+) -> Settings:
     """All values of a replay.
 
     Args:
         manifest: The bundle's.
         overrides: By name.
+        half: `both` or `conditional`; None for the manifest's.
         guided: Whether the latents are guided, if the bundle knows by what.
 
     Raises:
@@ -58,6 +62,7 @@ def settings(manifest: Manifest, overrides: Mapping[str, object], *, guided: boo
         scale_with(manifest, rest),
         _selection_with(manifest, given[LIVE]),
         _guidance_with(manifest, guidance, given[GUIDANCE]),
+        manifest.half if half is None else chosen("half", half, get_args(Half)),
     )
 
 

@@ -13,6 +13,9 @@ from typing import Literal
 
 Pattern = Literal["linear", "modulo"]
 
+Half = Literal["both", "conditional"]
+"""Where LoRAs act: in both halves of classifier-free guidance, or in the conditional one alone."""
+
 CONTENT, STYLE = 0, 1
 
 

@@ -17,6 +17,7 @@ from .caller import scheduler_for, uncompiled
 from .changes import follow, state
 from .clock import Clock
 from .compiled import forget_graphs
+from .conditional import Conditional, conditional
 from .errors import AttachError, OverrideError, listed
 from .fit import components, denoisers, fit
 from .fused import Fused, Keep
@@ -27,6 +28,7 @@ from .live import Voter
 from .manifest import DENOISERS
 from .modes import Mode, branch_ranks, reasons
 from .overrides import STRENGTHS, Settings, chosen, settings, strength
+from .part import Part
 from .patch import Gates, Patch
 from .plan import Constant, Live, gates
 from .report import Report, summary
@@ -54,6 +56,8 @@ class Replay:
         self._clocks: dict[str, Clock] = {}
         self._ballots: dict[str, Ballot] = {}
         self._guide: Guide | None = None
+        self._conditional: Conditional | None = None
+        self._note = ""
         self._modes: list[str] = []
         self._reasons: list[str] = []
         self._columns: dict[Column, Column] = {}
@@ -82,6 +86,8 @@ class Replay:
             self._guide.remove()
         for hook in (*self._ticks, *self._guards, *self._ballots.values()):
             hook.remove()
+        if self._conditional is not None:
+            self._conditional.remove()
         hooked = self._hooked
         while self._patches:
             self._patches.pop().remove()
@@ -92,7 +98,7 @@ class Replay:
         # What is kept of base and LoRAs goes now, and not with the report.
         for held in (self._ticks, self._guards, self._targets, self._columns, self._clocks):
             held.clear()
-        self._pipe = None
+        self._pipe = self._conditional = None
         if lost:
             warnings.warn(
                 f"while a bundle was attached, {listed(sorted(lost))}; "
@@ -107,6 +113,8 @@ class Replay:
         return {
             "bundle": str(self._bundle.path),
             "method": self._bundle.manifest.method,
+            "half": self._settings.half,
+            "note": self._note,
             "pipeline": self._name,
             "progress": [float(p) for p in progress],
             "memory": {
@@ -145,7 +153,10 @@ class Replay:
         """Check that the bundle fits, then patch the layers and set the clocks going."""
         roots = components(self._bundle, self._pipe)
         self._targets = fit(self._bundle, self._pipe, roots)
-        self._reasons = reasons(self._bundle, mode, self._targets, roots.values())
+        if self._settings.half == "conditional":
+            self._conditional = conditional(self._bundle, self._pipe, roots, self._tell)
+        barred = self._conditional.barred(keep) if self._conditional else {}
+        self._reasons = reasons(self._bundle, mode, self._targets, roots.values(), barred)
         self._bundle.check_finite()
         self._hold(roots)
         otherwise = {name: _dtype(root) for name, root in roots.items()}
@@ -155,6 +166,8 @@ class Replay:
             self._patch(i, keep, rank, otherwise[self._layers[i].component])
         for name in roots:
             self._watch(name)
+        if self._conditional is not None:
+            self._conditional.listen()
         if self._hooked:
             forget_graphs(self._pipe, roots)
         if self._settings.guidance is not None:
@@ -162,7 +175,18 @@ class Replay:
                 self._pipe,
                 {name: uncompiled(getattr(self._pipe, name)) for name in denoisers(self._pipe)},
                 self._settings.guidance, seeing.encoders, seeing.decoder, str(self._bundle.path),
+                self._conditional.halves if self._conditional else {},
             )  # fmt: skip
+
+    def _tell(self, note: str) -> None:
+        """Say once why `conditional` changes nothing."""
+        if not self._note:
+            self._note = note
+            warnings.warn(note, stacklevel=2)
+
+    def _part(self, component: str) -> Part | None:
+        """Of a component's samples those that its layers act on; None for all."""
+        return self._conditional.parts[component] if self._conditional else None
 
     def _hold(self, roots: Mapping[str, nn.Module]) -> None:
         """Mark the components as taken.
@@ -187,19 +211,24 @@ class Replay:
             return
         self._clocks[name] = Clock(root, partial(scheduler_for, self._pipe, root))
         if live := [str(layer) for layer in layers if isinstance(layer.rule, Live)]:
-            self._ballots[name] = Ballot(getattr(self._pipe, name), self._clocks[name], live)
+            denoiser, clock = getattr(self._pipe, name), self._clocks[name]
+            self._ballots[name] = Ballot(denoiser, clock, live, self._part(name))
 
     def _patch(self, index: int, keep: Keep, rank: int, otherwise: torch.dtype) -> None:
         layer, target = self._layers[index], self._targets[index]
         read = partial(self._bundle.factors, layer)
-        dtype = compute_dtype(target.module, otherwise)
+        dtype, part = compute_dtype(target.module, otherwise), self._part(layer.component)
         if isinstance(layer.rule, Live) and self._settings.selection is not None:
             ballot, how = self._ballots[layer.component], self._settings.selection
-            self._patches.append(Voter(target, read, layer.ranks, dtype, how, ballot, str(layer)))
+            self._patches.append(
+                Voter(target, read, layer.ranks, dtype, how, ballot, str(layer), part)
+            )
         elif self._reasons[index]:
-            self._patches.append(Hooked(target, read, rank, dtype))
+            self._patches.append(Hooked(target, read, rank, dtype, part))
         else:
-            self._patches.append(Fused(target, read, keep))
+            self._patches.append(fused := Fused(target, read, keep))
+            if part is not None:
+                part.fused.append(fused)
         self._modes.append(self._patches[-1].mode)
         if isinstance(layer.rule, Constant | Live):  # acts before the first call of a denoiser too
             self._patches[-1].set(self._gates(index, Fraction(0)))
@@ -222,6 +251,7 @@ class Replay:
                 partial(state, sentinel),
                 partial(self._follow, name, indices),
                 self._seen.setdefault(name, set()),
+                self._conditional.halves[name] if self._conditional else None,
             )
         )
 
@@ -256,11 +286,12 @@ def attach(
     strengths: Mapping[str, float],
     overrides: Mapping[str, object],
     seeing: Seeing | None,
+    half: object = None,
 ) -> Replay:
     """Attach a bundle to a pipeline; see `Bundle.attach`, which is the public form."""
     chosen("mode", mode, get_args(Mode))
     chosen("keep", keep, get_args(Keep))
-    values = settings(bundle.manifest, overrides, guided=seeing is not None)
+    values = settings(bundle.manifest, overrides, half, guided=seeing is not None)
     if values.guidance is None and seeing is not None and seeing.given:
         raise OverrideError(
             f"a bundle of the method {bundle.manifest.method} has no references to guide by",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TypedDict
 
+from .plan import Half
+
 
 class Applied(TypedDict):
     """One layer.
@@ -46,10 +48,16 @@ class Refined(TypedDict):
 
 
 class Report(TypedDict):
-    """What was applied where, as JSON; `progress` is ascending, `guidance` in order of time."""
+    """What was applied where, as JSON; `progress` is ascending, `guidance` in order of time.
+
+    `half` is where the LoRAs were to act. With `conditional`, gates and decisions are those of the
+    samples in that half, and `note` says why it changed nothing, if it did not.
+    """
 
     bundle: str
     method: str
+    half: Half
+    note: str
     pipeline: str
     progress: list[float]
     memory: Memory

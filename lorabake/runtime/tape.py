@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +19,14 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Call(NamedTuple):
-    """One call: what went in for the noisy latents, and what came out, with the graph between."""
+    """One call: what went in for the noisy latents, and what came out, with the graph between.
+
+    `resume` puts the layers as they were for it, since parts may be computed again on the way back.
+    """
 
     leaf: Tensor
     output: Tensor
+    resume: Callable[[], None]
 
 
 class Tape:
@@ -65,8 +69,11 @@ class Tape:
         torch.set_grad_enabled(True)
         return ((self._leaf, *args[1:]), {**kwargs}) if args else ((), {**kwargs, name: self._leaf})
 
-    def close(self, result: Any) -> Any:  # noqa: ANN401 - what a denoiser returns
-        """After a call, also a failed one: switch gradients back, and hide the graph in here."""
+    def close(self, result: Any, resume: Callable[[], None] = lambda: None) -> Any:  # noqa: ANN401 - what a denoiser returns
+        """After a call, also a failed one: switch gradients back, and hide the graph in here.
+
+        `resume` puts the layers as they are now, once others have been called.
+        """
         leaf, self._leaf = self._leaf, None
         if leaf is None:
             return None
@@ -74,7 +81,7 @@ class Tape:
         if result is None:
             return None
         output = result[0]
-        self._calls.append(Call(leaf, output))
+        self._calls.append(Call(leaf, output, resume))
         if isinstance(result, tuple):
             return (output.detach(), *result[1:])
         result.sample = output.detach()
@@ -116,6 +123,7 @@ class Tape:
             given = torch.zeros_like(call.output)
             rows = own[..., None] * (cotangent.flatten(1) * scale[:, None])
             leading(given, x).copy_(rows.reshape(-1, *x.shape[1:]))
+            call.resume()
             pulled = _backward(call, given)
             back = _rows(pulled, x).to(x) * (kappa / scale)[..., None].to(x)
             found = found + back.sum(0).reshape(x.shape)

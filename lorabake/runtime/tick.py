@@ -27,6 +27,7 @@ class Tick(Uncopyable):
         state: Tells in what state the weights are, cheaply.
         follow: Called when that has changed.
         seen: Gets the progress of every call.
+        halves: Called with the arguments of every call; None for nothing.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Tick(Uncopyable):
         state: Callable[[], object],
         follow: Callable[[], None],
         seen: set[Fraction],
+        halves: Callable[[tuple[Any, ...], Mapping[str, Any]], None] | None = None,
     ) -> None:
+        self._halves = halves
         self._clock, self._patches, self._column = clock, patches, column
         self._state, self._follow, self._seen = state, follow, seen
         self._known = state()
@@ -68,4 +71,6 @@ class Tick(Uncopyable):
             for patch, gates in zip(self._patches, column, strict=True):
                 patch.set(gates)
             self._now = column
+        if self._halves is not None:
+            self._halves(args, kwargs)
         self._seen.add(progress)

@@ -54,6 +54,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "content strength": (("--content-strength", "-1e308"), "content_strength"),
     "prompt": (("--prompt", "a \udcff"), "'--prompt': it is not UTF-8"),
     "negative prompt": (("--negative-prompt", "\udcff"), "'--negative-prompt': it is not UTF-8"),
+    "half": (("--half", "cond"), "'cond' is not one of 'both', 'conditional'"),
     "guidance": (("--guidance", "nan"), "'--guidance': a finite number"),
     "infinite guidance": (("--guidance", "-inf"), "'--guidance': a finite number"),
     "over the model": (

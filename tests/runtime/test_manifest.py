@@ -160,11 +160,11 @@ def test_a_name_that_is_no_text_is_written_as_text() -> None:
 
 def test_versions() -> None:
     value = json.loads(dumps(MANIFEST))
-    with pytest.raises(BundleError, match=r"format 2.0 cannot be read.*1.2. Update lorabake"):
+    with pytest.raises(BundleError, match=r"format 2.0 cannot be read.*1.3. Update lorabake"):
         loads(json.dumps(value | {"format": "2.0"}))
     newer = copy.deepcopy(value) | {"format": "1.7", "novelty": {"x": 1}}
     newer["layers"][0]["novelty"] = 1
-    with pytest.warns(UserWarning, match="format 1.7, newer than 1.2"):
+    with pytest.warns(UserWarning, match="format 1.7, newer than 1.3"):
         assert loads(json.dumps(newer)) == replace(MANIFEST, format=(1, 7))
     newer["layers"][1]["rule"] = newer["layers"][1].pop("scores")
     with pytest.warns(UserWarning, match="1.7"), pytest.raises(BundleError, match="exactly one of"):
@@ -172,6 +172,21 @@ def test_versions() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loads(json.dumps(value | {"novelty": 1}))
+
+
+def test_the_half_of_guidance() -> None:
+    """Left out where it is `both`, so that such files keep their bytes."""
+    value = json.loads(dumps(MANIFEST))
+    assert "half" not in value
+    assert loads(json.dumps(value | {"half": "both"})) == MANIFEST
+    one = replace(MANIFEST, half="conditional", format=(1, 3))
+    text = dumps(one)
+    assert json.loads(text) == value | {"format": "1.3", "half": "conditional"}
+    assert loads(text) == one
+    assert json.loads(dumps(replace(DYNAMIC, half="conditional")))["format"] == "1.3"
+    for wrong in ("Conditional", "", "unconditional", None, 1, ["both"]):
+        with pytest.raises(BundleError, match=r"half must be (one of both, cond|a string)"):
+            loads(json.dumps(value | {"half": wrong}))
 
 
 def test_the_lowest_version_that_describes_the_layers() -> None:
