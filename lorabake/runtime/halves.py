@@ -60,7 +60,7 @@ class Halves:
             AttachError: It is not known which half it computes.
         """
         share = self.share(args, kwargs) if self.cut is None else self.cut
-        self._part.put(share, batch((*args, *kwargs.values()))[1])
+        self._part.put(share, *batch((*args, *kwargs.values())))
 
     def resumed(self) -> Callable[[], None]:
         """What puts the layers as they are for this call, later."""
@@ -163,4 +163,4 @@ class Encoding(Uncopyable):
                 where="half",
                 advice=f"Let the pipeline encode both. {_ADVICE}",
             )
-        self._part.put(NONE if negative else ALL, batch((*args, *kwargs.values()))[1])
+        self._part.put(NONE if negative else ALL, *batch((*args, *kwargs.values())))

@@ -16,6 +16,8 @@ Share = tuple[int, int, int]
 
 ALL: Share = (0, 1, 1)
 NONE: Share = (0, 0, 1)
+PERTURBED: Share = (1, 3, 3)
+"""Of an unconditional, a conditional and a conditional part with perturbed attention."""
 
 Add = Callable[[Tensor, Tensor], Tensor]
 """(rows of a layer's input, the same rows of its output) → these with a branch added."""
@@ -32,10 +34,15 @@ class Part:
         self.separate, self.share = separate, ALL
         self.fused: list[Fused] = []
         self._gate = torch.tensor(True)
-        self._device = self._gate.device
+        self._samples, self._device = 1, self._gate.device
 
-    def put(self, share: Share, device: torch.device) -> None:
-        """Say what the next calls are to be computed with.
+    def put(self, share: Share, samples: int, device: torch.device) -> None:
+        """Say what the next call is to be computed with.
+
+        Args:
+            share: Of the call's samples those that are conditional.
+            samples: How many there are.
+            device: Where they are.
 
         Raises:
             AttachError: Fused weights cannot be two things in one call.
@@ -49,13 +56,13 @@ class Part:
         if self.separate and (share != self.share or self._gate.device != device):
             # Another tensor each time: a gradient may still go back through the one before.
             self._gate = torch.full((), share == ALL, device=device)
-        self.share, self._device = share, device
+        self.share, self._samples, self._device = share, samples, device
         for patch in self.fused:
             patch.show(base=share == NONE)
 
     def resumed(self) -> Callable[[], None]:
         """What puts everything as it is now, later."""
-        return partial(self.put, self.share, self._device)
+        return partial(self.put, self.share, self._samples, self._device)
 
     def within(self, x: Tensor, output: Tensor, add: Add) -> Tensor:
         """A layer's output with a branch added to the rows of this part.
@@ -71,12 +78,12 @@ class Part:
         if self.separate and torch.compiler.is_compiling():
             # One graph for both halves: B·A·0 is 0.
             return add(torch.where(self._gate, x, 0), output)
-        start, stop, of = self.share
+        rows = x.shape[0]
+        start, stop, of = self._share(rows)
         if start == stop:
             return output
-        if (stop - start) == of:
+        if stop - start == of:
             return add(x, output)
-        rows = x.shape[0]
         if rows % of:
             raise AttachError(
                 f"a layer computes {rows} rows for all {of} parts of a batch of guidance together, "
@@ -89,6 +96,13 @@ class Part:
         if found is mine:  # changed in place
             return output
         return torch.cat((output[:first], found, output[last:]))
+
+    def _share(self, rows: int) -> Share:
+        """Of the rows of one layer."""
+        if self.share == PERTURBED and rows < self._samples:
+            # Where attention is perturbed, that part is computed apart from the other two.
+            return ALL if 3 * rows == self._samples else (1, 2, 2)
+        return self.share
 
 
 def batch(values: Sequence[object]) -> tuple[int, torch.device]:

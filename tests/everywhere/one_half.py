@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..runtime.naive_bundle import Spec
 from .reference import by_hand
@@ -20,7 +19,8 @@ def in_one_half(pipe: Any, specs: list[Spec], order: str, start: int = 0) -> Gen
     Args:
         pipe: A pipeline of diffusers.
         specs: Layers of its denoisers.
-        order: Of the samples in one call, `u` for unconditional; `calls` where each half has a call
+        order: What the samples in one call are, in their order: `c` and `p` conditional, `u` and
+            `i` not; of calls with one sample less all are. Or `calls`, where each half has a call
             of its own, the conditional one first.
         start: Position in the scheduler's timesteps at which the run starts.
     """
@@ -57,12 +57,11 @@ def in_one_half(pipe: Any, specs: list[Spec], order: str, start: int = 0) -> Gen
 
 
 def _picked(mine: Any, other: Any, order: str) -> Any:
+    if len(mine) < len(order):
+        return mine
+    n = len(mine) // len(order)
+    parts = [(mine if letter in "cp" else other)[i * n : (i + 1) * n]
+             for i, letter in enumerate(order)]  # fmt: skip
     if isinstance(mine, list):
-        n = len(mine) // len(order)
-        parts = [(other if letter == "u" else mine)[i * n : (i + 1) * n]
-                 for i, letter in enumerate(order)]  # fmt: skip
         return [x for part in parts for x in part]
-    each: list[Tensor] = []
-    for i, letter in enumerate(order):
-        each.append((other if letter == "u" else mine).chunk(len(order))[i])
-    return torch.cat(each)
+    return torch.cat(parts)
