@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .bundle import load
     from .bundle.export import Exported, export
     from .bundle.push import Pushed, push
+    from .compare import Comparison, Evaluation, Setup, compare_fusions, evaluate
     from .pipelines.encoders import encoders
     from .recorded import Recorded
     from .recording import record
@@ -16,14 +17,16 @@ if TYPE_CHECKING:
     from .runtime import Bundle, Replay
 
 __all__ = [
-    "Bundle", "Exported", "Pushed", "Recorded", "Replay", "Report", "encoders", "export", "load",
-    "make", "push", "record",
+    "Bundle", "Comparison", "Evaluation", "Exported", "Pushed", "Recorded", "Replay", "Report",
+    "Setup", "compare_fusions", "encoders", "evaluate", "export", "load", "make", "push", "record",
 ]  # fmt: skip
 
 _HOMES = {
     "make": "bake", "Report": "report", "load": "bundle", "Bundle": "runtime", "Replay": "runtime",
     "export": "bundle.export", "Exported": "bundle.export",
     "push": "bundle.push", "Pushed": "bundle.push", "encoders": "pipelines.encoders",
+    "compare_fusions": "compare", "Comparison": "compare", "Setup": "compare",
+    "evaluate": "compare", "Evaluation": "compare",
     "record": "recording", "Recorded": "recorded",
 }  # fmt: skip
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import click
 
 from .bench import bench
+from .compare import compare
 from .demo import demo
+from .evaluate import evaluate
 from .export import export
 from .frame import Frame
 from .generate import generate
@@ -28,7 +30,8 @@ def cli() -> None:
 
 
 for command in (
-    make, inspect, plot, generate, record, bench, verify, export, push, presets, demo,
+    make, inspect, plot, generate, compare, evaluate, record, bench, verify, export, push,
+    presets, demo,
 ):  # fmt: skip
     cli.add_command(command)
 

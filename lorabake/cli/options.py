@@ -56,3 +56,64 @@ _TRAINED = (
 def trained(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of methods that use the base model: parameters of the method, but for `--resume`."""
     return reduce(lambda decorated, option: option(decorated), reversed(_TRAINED), command)
+
+
+folder: Decorator = click.option(
+    "-o", "--output", required=True, metavar="DIR",
+    help="Folder to write into: a new one, or that of an earlier run.",
+)  # fmt: skip
+
+_SETUP = (
+    click.option(
+        "--method", "methods", multiple=True, metavar="NAME[:KEY=VALUE,…]",
+        help="Method to compare (default: every one that needs nothing more than what is given).",
+    ),
+    click.option(
+        "--preset", "presets", multiple=True, metavar="NAME|FILE[:…]",
+        help="Preset to compare; may be repeated, as all of these.",
+    ),
+    click.option(
+        "--bundle", "bundles", multiple=True, metavar="FILE[:…]",
+        help="Bundle that is there already.",
+    ),
+    click.option(
+        "--set", "settings", multiple=True, metavar="KEY=VALUE",
+        help="Parameter for all that have it.",
+    ),
+    click.option(
+        "--grid", multiple=True, metavar="KEY=V1,V2,…",
+        help="Each that has this parameter once for each value; several multiply.",
+    ),
+    click.option(
+        "--seeds", type=click.IntRange(1, 10_000), default=8, show_default=True,
+        help="Pictures of each prompt.",
+    ),
+    click.option(
+        "--seed", "first_seed", type=click.IntRange(0, 2**62), default=0, show_default=True,
+        help="Seed of the first; the others count up from it.",
+    ),
+    click.option(
+        "--steps", type=click.IntRange(1, 10_000), default=25, show_default=True,
+        help="Number of denoising steps.",
+    ),
+    click.option("--guidance", type=float, help="Guidance scale (default: the pipeline's)."),
+    click.option("--width", type=click.IntRange(8)),
+    click.option("--height", type=click.IntRange(8)),
+    click.option(
+        "--clip", metavar="DIR|ID", help="CLIP encoder (default: ViT-B/32; demo: its own)."
+    ),
+    click.option("--dino", metavar="DIR|ID", help="DINO encoder (default: ViT-S/16, likewise)."),
+    click.option("--csd", metavar="DIR|ID", help="Style descriptor (default: CSD, likewise)."),
+    device,
+    base_dtype,
+    click.option("--family", metavar="NAME", help="Base model family (default: told by files)."),
+    click.option(
+        "--svd-rank", type=click.IntRange(1, 8192), metavar="R",
+        help="Reduce LoHa, LoKr and the like to this rank where theirs is higher.",
+    ),
+)  # fmt: skip
+
+
+def setup(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What `compare` and `eval` compare and how: the fields of a `Setup`."""
+    return reduce(lambda decorated, option: option(decorated), reversed(_SETUP), command)

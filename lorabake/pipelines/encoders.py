@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Collection
@@ -17,11 +18,12 @@ from ..runtime import Bundle
 from .blame import blame
 from .embed import Encoder, Statistics
 
-__all__ = ["CLIP", "DINO", "Encoder", "encoders", "load", "recorded"]
+__all__ = ["CLIP", "DINO", "Encoder", "digest", "encoders", "load", "locate", "recorded"]
 
 CLIP = "openai/clip-vit-base-patch32"
 DINO = "facebook/dino-vits16"
 
+_WEIGHTS = "model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _PREPROCESSING = ("preprocessor_config.json", "processor_config.json")
 
@@ -40,7 +42,7 @@ def load(name: str | Path, *, device: torch.device, dtype: torch.dtype = torch.f
         BaseModelError: There is no such folder, it is damaged or not an image encoder, has its
             weights as a pickle, or the hub cannot be reached.
     """
-    where = _place(name)
+    where = locate(name)
     with blame(
         "cannot be loaded as an image encoder",
         where=str(name),
@@ -111,6 +113,30 @@ def encoders(
     return {role: load(name, device=place) for role, name in names.items()}
 
 
+def digest(name: str | Path) -> str:
+    """Hex SHA-256 of an encoder's weights as they lie in its folder or in the hub's cache.
+
+    Of several files that of their digests in a row, by their names; empty where they cannot be
+    told, for example because the hub converts them on the way.
+    """
+    if isinstance(where := locate(name), str):
+        from transformers.utils.hub import cached_file
+
+        with blame("cannot be found", where=where, advice="Check the connection"):
+            found = cached_file(where, _WEIGHTS, _raise_exceptions_for_missing_entries=False)
+        files = [Path(found)] if found else []
+    else:
+        whole = where / _WEIGHTS
+        files = [whole] if kind(whole) == "file" else sorted(where.glob("*.safetensors"))
+    each: list[str] = []
+    for file in files:
+        with file.open("rb") as stream:
+            each.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    if len(each) < 2:
+        return "".join(each)
+    return hashlib.sha256("".join(each).encode()).hexdigest()
+
+
 def recorded(name: str | Path) -> str:
     """What a bundle calls an encoder: a hub id as it is, a folder by its name, never its path."""
     if kind(name) is None and _HUB_ID.fullmatch(str(name)):
@@ -134,8 +160,12 @@ def _trusted(role: str, name: str) -> str:
     )
 
 
-def _place(name: str | Path) -> Path | str:
-    """A local encoder's folder, or an id."""
+def locate(name: str | Path) -> Path | str:
+    """A local encoder's folder, or an id.
+
+    Raises:
+        BaseModelError: Neither, or a folder without an encoder's safetensors.
+    """
     where = str(name)
     if (found := kind(name)) is None:
         if isinstance(name, str) and _HUB_ID.fullmatch(name):

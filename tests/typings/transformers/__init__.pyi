@@ -1,6 +1,7 @@
 # The package's own index leads a type checker through every model; these are what is used here.
 from transformers.models.auto.configuration_auto import AutoConfig as AutoConfig
 from transformers.models.auto.modeling_auto import AutoModel as AutoModel
+from transformers.models.auto.tokenization_auto import AutoTokenizer as AutoTokenizer
 from transformers.models.clip.configuration_clip import CLIPConfig as CLIPConfig
 from transformers.models.clip.configuration_clip import CLIPTextConfig as CLIPTextConfig
 from transformers.models.clip.configuration_clip import CLIPVisionConfig as CLIPVisionConfig
