@@ -268,6 +268,18 @@ def test_guidance_is_left_out_and_that_is_told(world: World, tmp_path: Path) -> 
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b")
 
 
+def test_one_half_of_guidance_is_recorded_and_kept(world: World, tmp_path: Path) -> None:
+    """One decision of each image in each call: that of the conditional half."""
+    source = tmp_path / "one"
+    with source.open("xb") as file:
+        manifest = replace(lorabake.load(world.live).manifest, half="conditional")
+        rewrite(file, world.live, manifest)
+    report = make(world, tmp_path / "a", bundle_path=source, **SHORT)
+    assert report.agreement.halves is None
+    assert report.followed == 1.0
+    assert lorabake.load(tmp_path / "a").manifest.half == "conditional"
+
+
 def test_a_layer_that_no_run_computes(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

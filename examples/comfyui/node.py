@@ -17,6 +17,7 @@ from .replay import Branch, Replay
 from .targets import Key, find
 
 _STRENGTH = {"default": 1.0, "min": -10.0, "max": 10.0, "step": 0.01}
+HALVES = ("as the bundle says", "both", "conditional")
 _PROGRESS = {"min": 0.0, "max": 1.0, "step": 0.001, "round": 0.0001}
 
 
@@ -39,6 +40,11 @@ class LoadBundle:
                 "style_strength": ("FLOAT", _STRENGTH),
             },
             "optional": {
+                "half": (
+                    HALVES,
+                    {"default": HALVES[0], "tooltip": "Where the LoRAs act: for positive and "
+                     "negative conditioning, or for the positive (conditional) one alone."},
+                ),
                 "clip": ("CLIP", {"tooltip": "Only for bundles with layers of a text encoder."}),
                 "start": (
                     "FLOAT",
@@ -62,6 +68,7 @@ class LoadBundle:
         clip: Any = None,  # noqa: ANN401 - a CLIP of ComfyUI
         start: float = 0.0,
         end: float = 1.0,
+        half: str = HALVES[0],
     ) -> tuple[Any, Any]:
         """The model and the CLIP with the bundle in them; those that were given stay as they are.
 
@@ -78,7 +85,9 @@ class LoadBundle:
         strengths = (content_strength, style_strength)
         layers = opened.manifest.layers
         inside = [layer for layer in layers if layer.component in DENOISERS]
-        model = _with_denoiser(model, opened, inside, strengths, (_exact(start), _exact(end)))
+        part = (_exact(start), _exact(end))
+        one = (opened.manifest.half if half == HALVES[0] else half) == "conditional"
+        model = _with_denoiser(model, opened, inside, strengths, part, conditional=one)
         if texts := [layer for layer in layers if layer.component not in DENOISERS]:
             if clip is None:
                 logging.info("%s: %d layers of text encoders left out", bundle, len(texts))
@@ -111,20 +120,22 @@ def _with_denoiser(
     layers: list[Layer],
     strengths: tuple[float, float],
     part: tuple[Fraction, Fraction],
+    *,
+    conditional: bool,
 ) -> Any:  # noqa: ANN401 - another one
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     targets = find(model.model, bundle, layers, names)
-    constant = [layer for layer in layers if isinstance(layer.rule, Constant)]
+    constant = [] if conditional else [x for x in layers if isinstance(x.rule, Constant)]
     model = model.clone()
     if constant:
         model.add_patches(_patches(bundle, constant, strengths, names))
     branches = [
         Branch(bundle, layer, target)
         for layer, target in zip(layers, targets, strict=True)
-        if not isinstance(layer.rule, Constant)
+        if conditional or not isinstance(layer.rule, Constant)
     ]
     if branches:
-        replay = Replay(bundle, branches, strengths, *part)
+        replay = Replay(bundle, branches, strengths, *part, conditional=conditional)
         model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "lorabake", replay)
     return model
 

@@ -6,14 +6,14 @@ try:
     from .runtime.bundle import Bundle, read
     from .runtime.errors import AttachError, BundleError, OverrideError, listed
     from .runtime.manifest import DENOISERS, Layer
-    from .runtime.plan import Constant, select
+    from .runtime.plan import Constant, gates
 except ModuleNotFoundError:
     from lorabake.runtime.bundle import Bundle, read
     from lorabake.runtime.errors import AttachError, BundleError, OverrideError, listed
     from lorabake.runtime.manifest import DENOISERS, Layer
-    from lorabake.runtime.plan import Constant, select
+    from lorabake.runtime.plan import Constant, gates
 
 __all__ = [
     "DENOISERS", "AttachError", "Bundle", "BundleError", "Constant", "Layer", "OverrideError",
-    "listed", "read", "select",
+    "gates", "listed", "read",
 ]  # fmt: skip

@@ -6,33 +6,37 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .reading import AttachError, Bundle, Layer, select
+from .reading import AttachError, Bundle, Layer, gates
 from .targets import Target
 
+HALF = "Set half to both, or use a sampler with one positive and one negative conditioning"
 SAME = 1e-4
 """Relative difference up to which two sigmas are one; samplers compute some anew."""
 
 
 class Branch:
-    """One layer's chosen source, as a forward hook: the output becomes W0·x + g·B·A·x.
+    """One layer's chosen sources, as a forward hook: the output becomes W0·x + Σ g_i·B_i·A_i·x.
 
     Weights are never touched, so it does not matter where and in which type ComfyUI keeps them.
-    Only the source that is chosen now is held, where the layer computes.
+    Only what is chosen now is held, where the layer computes.
     """
 
     def __init__(self, bundle: Bundle, layer: Layer, target: Target) -> None:
         self.layer, self.target = layer, target
         self._bundle = bundle
-        self._chosen: tuple[int, float] | None = None
+        self._chosen: tuple[float, ...] = ()
+        self._parts: Sequence[bool] = (True,)
         self._pair: tuple[Tensor, Tensor] | None = None
 
-    def choose(self, source: int, strength: float) -> None:
-        """Let this source (0 content, 1 style) be added, times its strength."""
-        if self._chosen != (source, strength):
-            self._chosen, self._pair = (source, strength), None
+    def choose(self, factors: tuple[float, ...], parts: Sequence[bool]) -> None:
+        """Let content and style be added, each times its factor, in some parts of the batch."""
+        self._parts = parts
+        if self._chosen != factors:
+            self._chosen, self._pair = factors, None
 
     def forget(self) -> None:
         """Free the memory; what is needed again is read again."""
@@ -40,12 +44,25 @@ class Branch:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         """Add the branch to the layer's own, fresh output."""
-        if self._chosen is None or self._chosen[1] == 0:
+        if not any(self._chosen):
             return
         x: Tensor = args[0]
         if self._pair is None or self._pair[0].device != x.device or self._pair[0].dtype != x.dtype:
             self._pair = self._read(x)
-        down, up = self._pair
+        if all(self._parts):
+            self._add(module, x, output, *self._pair)
+            return
+        if len(x) % len(self._parts):
+            raise AttachError(
+                f"{self.layer} sees the samples of all conditionings as one", advice=HALF
+            )
+        for wanted, rows, into in zip(
+            self._parts, x.chunk(len(self._parts)), output.chunk(len(self._parts)), strict=True
+        ):
+            if wanted:
+                self._add(module, rows, into, *self._pair)
+
+    def _add(self, module: nn.Module, x: Tensor, output: Tensor, down: Tensor, up: Tensor) -> None:
         convolution = isinstance(module, nn.Conv2d)
         if self.target.part is not None:
             dimension, start, size = self.target.part
@@ -61,9 +78,10 @@ class Branch:
             output += functional.linear(functional.linear(x, down), up)
 
     def _read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        source, strength = self._chosen or (0, 0.0)
-        down, up = self._bundle.factors(self.layer, source)
-        up = up.float() * strength
+        chosen = [(i, factor) for i, factor in enumerate(self._chosen) if factor]
+        pairs = [(*self._bundle.factors(self.layer, i), factor) for i, factor in chosen]
+        down = torch.cat([down for down, _, _ in pairs])
+        up = torch.cat([up.float() * factor for _, up, factor in pairs], 1)
         if self.target.function is not None:
             up = self.target.function(up)  # it moves rows of ΔW, which are those of B
         return down.to(x), up.to(x)
@@ -78,6 +96,7 @@ class Replay:
         strengths: Of content and style.
         start: Progress at the first step of a sampler.
         end: Progress at which its last step ends.
+        conditional: Whether the LoRAs act for the positive conditioning alone.
     """
 
     def __init__(
@@ -87,7 +106,10 @@ class Replay:
         strengths: tuple[float, float],
         start: Fraction = Fraction(0),
         end: Fraction = Fraction(1),
+        *,
+        conditional: bool = False,
     ) -> None:
+        self._conditional = conditional
         self._bundle, self._branches, self._strengths = bundle, branches, strengths
         self._start, self._end = start, end
 
@@ -118,16 +140,31 @@ class Replay:
             )
         done = position(float(sigma.max()), sigmas.tolist())
         progress = self._start + (self._end - self._start) * done
-        scale = self._bundle.manifest.scale
+        scale, parts = self._bundle.manifest.scale, self._parts(options)
         for branch in self._branches:
-            source = select(branch.layer.rule, scale, progress) or 0
-            branch.choose(source, self._strengths[source])
+            planned = gates(branch.layer.rule, scale, progress)
+            factors = (g * s for g, s in zip(planned, self._strengths, strict=True))
+            branch.choose(tuple(factors), parts)
         handles = [b.target.module.register_forward_hook(b) for b in self._branches]
         try:
             return model(x, sigma, c_concat, c_crossattn, control, options, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _parts(self, options: dict[str, Any]) -> list[bool]:
+        """For each conditioning in the batch of a call whether the LoRAs act: all of equal size."""
+        if not self._conditional:
+            return [True]
+        kinds = options.get("cond_or_uncond")
+        # 0 is the positive and 1 the negative one, of guiders that have two.
+        if not kinds or max(kinds) > 1:
+            raise AttachError(
+                "the sampler does not say which conditioning is positive, or has more than two",
+                where=str(self._bundle.path),
+                advice=HALF,
+            )
+        return [kind == 0 for kind in kinds]
 
 
 def position(sigma: float, sigmas: Sequence[float]) -> Fraction:

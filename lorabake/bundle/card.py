@@ -9,7 +9,7 @@ from typing import Any
 
 from ..runtime.manifest import Manifest, Source
 from .facts import is_hub_id, usual_base
-from .howto import VIDEO, exact, howto
+from .howto import VIDEO, howto, ones
 from .licences import Licence, Terms
 from .markdown import code, plain
 
@@ -98,7 +98,7 @@ def _sections(manifest: Manifest, card: Card) -> list[str]:
     found = [
         f"# {names}",
         f"A content LoRA and a style LoRA in one file, baked by lorabake ({plain(manifest.method)})"
-        + ("." if exact(manifest) or manifest.live else ", together with the plan that says which "
+        + ("." if ones(manifest) or manifest.live else ", together with the plan that says which "
            "of them acts in which layer at which step."),
         *(["<Gallery />"] if card.pictures else []),
         *([f"Prompt: {code(card.prompt)}"] if card.prompt else []),

@@ -16,10 +16,10 @@ _APPS = ("sd15", "sd2", "sdxl", "flux")
 
 def exact(manifest: Manifest) -> bool:
     """Whether a loader that knows no plan applies just what lorabake applies."""
-    return _ones(manifest) and manifest.guidance is None
+    return ones(manifest) and manifest.guidance is None and manifest.half == "both"
 
 
-def _ones(manifest: Manifest) -> bool:
+def ones(manifest: Manifest) -> bool:
     """Whether every layer applies what it has, all the time and as it is."""
     return all(
         isinstance(layer.rule, Constant)
@@ -84,6 +84,11 @@ def _live(manifest: Manifest) -> list[str]:
             "the base model: if `lorabake.encoders` does not find them, give it `clip=` and "
             "`dino=`, or leave `encoders=` out and attach with `guidance=False`."
         )
+    if manifest.half == "conditional":
+        found.append(
+            "The LoRAs act in the conditional half of classifier-free guidance alone; with "
+            '`bundle.attach(pipe, half="both")` they act in both halves.'
+        )
     return found
 
 
@@ -91,8 +96,9 @@ def _difference(manifest: Manifest) -> str:
     if exact(manifest):
         how = ", its trained coefficients included" if manifest.columns else ""
         return f"Any loader of LoRAs applies this file exactly as lorabake does{how}."
-    lacking = ["choose between the two LoRAs"] if not _ones(manifest) else []
+    lacking = ["choose between the two LoRAs"] if not ones(manifest) else []
     lacking += ["guide the latents"] if manifest.guidance is not None else []
+    lacking += ["leave one half of guidance without them"] if manifest.half != "both" else []
     return (
         "To other loaders this file is an ordinary LoRA, the direct merge: they apply both LoRAs "
         f"in every layer at every step and do not {' or '.join(lacking)}, so the image is another "

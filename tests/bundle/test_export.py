@@ -410,3 +410,11 @@ def test_guidance_is_left_behind_with_a_word(sources: Sources) -> None:
         rewrite(file, bundle.path, replace(bundle.manifest, guidance=guidance()))
     assert "guidance" in lorabake.export("guided", "p.safetensors").warnings[0]
     assert lorabake.export("guided", "c.safetensors", only="content").warnings == ()
+
+
+def test_the_half_of_guidance_is_left_behind_with_a_word(sources: Sources) -> None:
+    lorabake.export(made(sources, "direct"), "both.safetensors")
+    one = made(sources, "direct", half="conditional", force=True)
+    (warning,) = lorabake.export(one, "one.safetensors").warnings
+    assert "acts in both halves" in warning
+    assert Path("one.safetensors").read_bytes() == Path("both.safetensors").read_bytes()

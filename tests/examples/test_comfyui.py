@@ -211,6 +211,31 @@ def test_what_never_changes_is_an_ordinary_patch(world: World) -> None:
     same(world.outputs(model, SIGMAS), world.expected(6, range(6), (specs, (0.9, 0.4))))
 
 
+@pytest.mark.parametrize("rules", [RULES, [ZIP] * 5 + [ALONE]], ids=["plan", "constant"])
+def test_in_one_half_it_is_the_positive_conditioning(
+    world: World, rules: Sequence[dict[str, Any]]
+) -> None:
+    """Whatever the sampler puts together into a batch, and in which order."""
+    specs = world.bundle(rules, half="conditional", format="1.3")
+    strengths = (0.9, 1.2)
+    with_loras = world.expected(6, range(6), (specs, strengths))
+    without = world.expected(6, range(6))
+    x, chunks = world.x, {0: with_loras, 1: without}
+    model, _ = world.node.load(world.model, "b.safetensors", *strengths)
+    both, _ = world.node.load(world.model, "b.safetensors", *strengths, half="both")
+    for kinds in ([0, 1], [1, 0], [0], [1], [1, 1, 0, 0], [0, 1, 0]):
+        options = {"sample_sigmas": torch.tensor(SIGMAS), "cond_or_uncond": kinds}
+        batch = torch.cat([x] * len(kinds))
+        found = [model.apply_model(batch, sigma, options) for sigma in SIGMAS[:-1]]
+        same(found, [torch.cat([chunks[k][i] for k in kinds]) for i in range(6)])
+        found = [both.apply_model(batch, sigma, options) for sigma in SIGMAS[:-1]]
+        same(found, [torch.cat([y] * len(kinds)) for y in with_loras])
+    assert not hooks(world.model)
+    for kinds in ([0, 1, 2], [], None):
+        with pytest.raises(AttachError, match=r"which conditioning is positive.*half to both"):
+            model.apply_model(x, 1.0, {"sample_sigmas": torch.ones(2), "cond_or_uncond": kinds})
+
+
 def test_text_encoders_follow_their_strengths(world: World) -> None:
     specs = world.bundle(texts=True)
     _, clip = world.node.load(world.model, "b.safetensors", 0.8, 1.1, clip=world.text)

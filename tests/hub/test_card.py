@@ -83,10 +83,12 @@ def variant(manifest: Manifest, kind: str) -> Manifest:
         "klora": {}, "direct": {"rule": Constant((1.0, 1.0))}, "live": {"rule": Live()},
         "ziplora": {"rule": Constant((1.0, 1.0)), "columns": True},
         "blocks": {"rule": Constant((1.0, 0.0))}, "guided": {"rule": Constant((1.0, 1.0))},
+        "half": {"rule": Constant((1.0, 1.0))},
     }  # fmt: skip
     layers = tuple(replace(layer, **rules[kind]) for layer in manifest.layers)
     guidance = guided.guidance() if kind == "guided" else None
-    return replace(manifest, layers=layers, guidance=guidance)
+    half = "conditional" if kind == "half" else "both"
+    return replace(manifest, layers=layers, guidance=guidance, half=half)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,8 @@ def variant(manifest: Manifest, kind: str) -> Manifest:
         ("live", False, "and do not choose between the two LoRAs, so", "which of them acts"),
         ("guided", False, "attach(pipe, encoders=lorabake.encoders(bundle", "made live"),
         ("guided", False, "at every step and do not guide the latents, so", "choose between"),
+        ("half", False, "and do not leave one half of guidance without them, so", "which of them"),
+        ("half", False, "act in the conditional half of classifier-free guidance", "made live"),
     ],
 )
 def test_each_method_has_its_sentences(

@@ -158,6 +158,16 @@ def _part(one: Job, whole: ExitStack, told: Callable[[], None]) -> Part:
 
 
 def _warnings(bundle: Bundle, wanted: Wanted) -> tuple[str, ...]:
-    if bundle.manifest.guidance is None or wanted.only is not None:
+    if wanted.only is not None:
         return ()
-    return ("the bundle's guidance of the latents is not in the file, no plain LoRA has one",)
+    found: list[str] = []
+    if bundle.manifest.guidance is not None:
+        found.append(
+            "the bundle's guidance of the latents is not in the file, no plain LoRA has one"
+        )
+    if bundle.manifest.half != "both":
+        found.append(
+            "the bundle's LoRAs act in the conditional half of guidance alone, the file acts in "
+            "both halves, as every plain LoRA does by itself"
+        )
+    return tuple(found)
