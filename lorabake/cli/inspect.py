@@ -4,30 +4,80 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options
+from .bar import bar
+
+if TYPE_CHECKING:
+    from ..compare import Robustness
+    from ..runtime import Bundle
 
 
 @click.command()
 @click.argument("bundle")
 @options.steps
+@click.option(
+    "--robustness", is_flag=True,
+    help="Measure what is left of each LoRA on half of its layers and at half strength; needs "
+    "--base.",
+)
+@click.option("--base", metavar="DIR|ID", help="Base model to paint with, for --robustness.")
+@click.option("--content-prompt", metavar="TEXT", help="For it (default: the trigger words).")
+@click.option("--style-prompt", metavar="TEXT", help="For it (default: the trigger words).")
+@click.option("--seeds", type=click.IntRange(1, 1000), default=8, show_default=True)
+@click.option("--guidance", type=float, help="Guidance scale (default: the pipeline's).")
+@click.option("--dino", metavar="DIR|ID", help="DINO encoder (default: ViT-S/16; demo: its own).")
+@click.option("--csd", metavar="DIR|ID", help="Style descriptor (default: CSD, likewise).")
+@options.device
+@options.quiet
 @options.as_json
-def inspect(bundle: str, steps: int | None, as_json: bool) -> None:
+def inspect(
+    bundle: str, steps: int | None, robustness: bool, base: str | None, as_json: bool, quiet: bool,
+    **given: Any,  # noqa: ANN401 - the options of --robustness
+) -> None:  # fmt: skip
     """Show where a bundle comes from and what its plan does.
 
     BUNDLE is a file, or an id on the Hugging Face hub. With --steps, --json also tells what each
     layer applies at each step: 0 content, 1 style, null both or chosen live.
+
+    With --robustness both LoRAs paint alone, whole and in part: methods that divide the layers
+    between the two (klora, est, dynamic) want LoRAs that work on half of them.
     """
     from ..bundle import describe, load
 
+    if robustness and base is None:
+        raise click.UsageError("--robustness paints with a base model: name it with --base")
     found = load(bundle)
+    measured = _measured(found, str(base), steps, quiet, given) if robustness else ()
     if as_json:
-        click.echo(json.dumps(describe(found, steps)))
+        told = describe(found, steps)
+        if robustness:
+            told["robustness"] = [asdict(one) | {"robust": one.robust} for one in measured]
+        click.echo(json.dumps(told))
     else:
-        click.echo("\n".join(_page(describe(found, steps or 50), steps or 50)))
+        lines = [*_page(describe(found, steps or 50), steps or 50), *([""] if measured else [])]
+        click.echo("\n".join([*lines, *map(_printable, map(str, measured))]))
+
+
+def _measured(
+    bundle: Bundle, base: str, steps: int | None, quiet: bool, given: dict[str, Any]
+) -> tuple[Robustness, ...]:
+    from ..compare import robustness
+    from ..device import device
+
+    with bar(quiet=quiet) as progress:
+        return robustness(
+            bundle, base,
+            prompts=(given["content_prompt"] or "", given["style_prompt"] or ""),
+            encoders={"dino": given["dino"], "csd": given["csd"]}, seeds=given["seeds"],
+            device=device(given["device"]), num_inference_steps=steps or 25,
+            guidance_scale=given["guidance"],
+            progress=lambda done, total: progress("painting", done, total),
+        )  # fmt: skip
 
 
 def _page(found: dict[str, Any], steps: int) -> list[str]:
@@ -46,8 +96,11 @@ def _page(found: dict[str, Any], steps: int) -> list[str]:
     if found["guidance"] is not None:
         lines.append(_guidance(found["guidance"]))
     # Names and words are a stranger's: no control characters for the terminal.
-    plain = ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
-    return [*plain, "", *_table(found["layers"], steps)]
+    return [*map(_printable, lines), "", *_table(found["layers"], steps)]
+
+
+def _printable(line: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def _source(source: dict[str, Any]) -> str:

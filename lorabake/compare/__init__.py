@@ -5,6 +5,9 @@ from __future__ import annotations
 from .comparison import Comparison
 from .evaluate import Evaluation, evaluate
 from .request import Setup
+from .robustness import Robustness, robustness
 from .run import compare_fusions
 
-__all__ = ["Comparison", "Evaluation", "Setup", "compare_fusions", "evaluate"]
+__all__ = [
+    "Comparison", "Evaluation", "Robustness", "Setup", "compare_fusions", "evaluate", "robustness",
+]  # fmt: skip
