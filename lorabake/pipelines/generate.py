@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,13 +79,20 @@ def generate(
     for label, variant in wanted.items():
         images[label] = []
         with _attached(variant, pipe, strengths, guidance, half, seeing) as replay:
+            said = _note(replay)
             for seed in seeds:
                 images[label] += render(pipe, prompt, [seed], **options)
                 done += 1
                 progress(done, total)
             if told is not None and variant is bundle and replay is not None:
                 told(replay.report())
+            if variant is bundle and not said and (note := _note(replay)):
+                warnings.warn(note, stacklevel=2)  # rendering is quiet
     return images
+
+
+def _note(replay: Replay | None) -> str:
+    return replay.report()["note"] if replay is not None else ""
 
 
 def variants(bundle: Bundle) -> dict[str, Bundle | None]:

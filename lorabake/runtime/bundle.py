@@ -200,9 +200,9 @@ class Bundle:
         style_strength: float = 1.0,
         keep: Keep = "device",
         guidance: bool = True,
-        half: Half | None = None,
         encoders: Mapping[str, Encoder] | None = None,
         decoder: Any = None,  # noqa: ANN401 - anything like a VAE of diffusers
+        half: Half | None = None,
         **overrides: float | str,
     ) -> Replay:
         """Replay the plan in a pipeline until `detach()` or the end of a `with` block.
@@ -220,19 +220,21 @@ class Bundle:
             keep: Where `fused` keeps the original weights: on their device, or on the `cpu`
                 (pinned) where its memory is short.
             guidance: Whether the latents are guided, if the bundle has references for that.
-            half: `conditional` lets the LoRAs act in the conditional half of classifier-free
-                guidance alone (arXiv 2602.18936), `both` in both halves; None is the bundle's own.
             encoders: The image encoders that it is guided by: `clip` and `dino`, each from images
                 `[n, 3, height, width]` in [0, 1] to embeddings `[n, d]`.
             decoder: Decodes x̂_0 for them in the place of the pipeline's VAE: a tiny autoencoder,
                 for example.
+            half: `conditional` lets the LoRAs act in the conditional half of classifier-free
+                guidance alone (arXiv 2602.18936), `both` in both halves; None is the bundle's own.
+                Where there is no such guidance it changes nothing, and a warning says so.
             **overrides: Values instead of the bundle's: alpha, beta, gamma, pattern (K-LoRA);
                 criterion, temperature, scope, tokens (live); m, every, through, w_clip_content,
                 w_clip_style, w_dino_style (guidance).
 
         Raises:
             AttachError: The bundle does not fit the pipeline, an encoder is missing or not the
-                bundle's, or one is attached already; the pipeline is as it was.
+                bundle's, which half is which is not known of it, or one is attached already; the
+                pipeline is as it was.
             BundleError: A tensor is not finite; likewise.
             OverrideError: A value is unknown or out of range.
         """

@@ -85,7 +85,7 @@ class Halves:
             return _separate(caller, given.get(_TEXT))
         if found.lists:
             return (0, 1, 2)
-        return _together(caller, found.parts, given[self._names[0]], given.get(_TEXT))
+        return _together(caller, found.parts, given.get(self._names[0]), given.get(_TEXT))
 
 
 def _said(caller: Caller, name: str) -> bool:

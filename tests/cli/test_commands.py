@@ -101,6 +101,18 @@ def test_inspect_where_both_are_applied() -> None:
     assert all(layer["select"] == [None] * 3 for layer in both)
 
 
+@pytest.mark.usefixtures("folder")
+def test_inspect_shows_the_half_of_guidance() -> None:
+    assert run_json("inspect", "bundle.safetensors")["half"] == "both"
+    assert "half " not in run("inspect", "bundle.safetensors").stdout
+    made = ("cat.safetensors", "ink.safetensors", "-o", "half.safetensors", "--set")
+    said = run("make", *made, "half=conditional").stdout
+    assert "conditional half of guidance only" in said
+    found = run_json("inspect", "half.safetensors")
+    assert (found["half"], found["format"]) == ("conditional", "1.3")
+    assert "half     conditional" in run("inspect", "half.safetensors").stdout
+
+
 def test_plot(folder: Path) -> None:
     text = run("plot", "bundle.safetensors", "-o", "plan.png", "--steps", "20").stdout
     assert "style" in text

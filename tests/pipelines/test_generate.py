@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from lorabake import pipelines
 from lorabake.errors import AttachError, BaseModelError, OverrideError
 from lorabake.pipelines.generate import variants
 from lorabake.runtime import Bundle
+from lorabake.runtime.plan import Half
+from lorabake.runtime.report import Report
 
 from .. import tiny
 from ..oracle import write_lora
@@ -52,6 +55,26 @@ def test_compare_renders_every_variant(model: Path, bundle: Bundle) -> None:
     assert all((firsts[0] != other).any() for other in firsts[1:])
     alone = pipelines.generate(bundle, model, PROMPT, seeds=(2,), device=CPU, num_inference_steps=2)
     assert (pixels(alone["klora"][0]) == pixels(images["klora"][1])).all()
+
+
+def test_the_half_that_is_asked_for(model: Path, bundle: Bundle) -> None:
+    one = replace(bundle, manifest=replace(bundle.manifest, half="conditional"))
+    told: list[Report] = []
+
+    def paint(of: Bundle, half: Half | None, guidance_scale: float = 5.0) -> np.ndarray:
+        (image,) = pipelines.generate(
+            of, model, PROMPT, device=CPU, half=half, told=told.append, num_inference_steps=2,
+            guidance_scale=guidance_scale,
+        )["klora"]  # fmt: skip
+        return pixels(image)
+
+    both, conditional = paint(bundle, None), paint(bundle, "conditional")
+    assert (both != conditional).any()
+    assert (paint(one, None) == conditional).all()
+    assert (paint(one, "both") == both).all()
+    assert [x["half"] for x in told] == ["both", "conditional", "conditional", "both"]
+    with pytest.warns(UserWarning, match="ran without classifier-free guidance"):
+        paint(one, None, guidance_scale=1.0)
 
 
 def test_variants_are_what_their_labels_say(bundle: Bundle) -> None:
