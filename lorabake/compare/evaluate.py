@@ -18,12 +18,13 @@ from ..device import device as device_named
 from ..errors import RecipeError, UserError
 from . import pairs as tables_of_pairs
 from .baking import Tell
+from .job import Job, prepare
 from .judges import convene
 from .pairs import Pair
 from .request import Setup, claim, slug
-from .run import Job, carry_out, prepare, studio_for
+from .run import carry_out, studio_for
 from .statistics import LEVEL, Mean, mean
-from .tables import DASH, aligned, interval, latex_of, markdown_of
+from .tables import DASH, aligned, cell, interval, latex_of, markdown_of, printable
 from .variants import DIRECT, variants
 from .verdict import Verdict, verdict
 
@@ -88,7 +89,7 @@ class Evaluation:
             done = len(self.pairs) - len(self.missing)
             return f"{self.output}: {done} of {len(self.pairs)} pairs are done"
         best = self.verdict.label or "nothing"
-        return "\n".join([
+        return printable([
             *aligned(_rows(self)), "", _legend(self), "", f"recommended: {best}",
             self.verdict.reason, f"{self.output}/table.md",
         ])  # fmt: skip
@@ -283,7 +284,7 @@ def _csv(folder: Path, finished: Mapping[str, object], names: Sequence[str]) -> 
         path = folder / "pairs" / slug(name) / "scores.csv"
         head, *lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
         writer.writerows([["pair", *head]] if i == 0 else [])
-        writer.writerows([name, *line] for line in lines)
+        writer.writerows([cell(name), *line] for line in lines)
     return out.getvalue()
 
 

@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import lora, output
+from .. import output
 from ..device import device as device_named
-from ..errors import AttachError, LorabakeError, RecipeError, shortened
+from ..errors import LorabakeError, RecipeError, shortened
 from ..inputs import Inputs, several
-from ..lora import Lora
 from ..pipelines import encoders
 from ..place import expanded
 from . import tables
-from .baking import Kitchen, Tell, stamp
+from .baking import Kitchen, Tell
 from .comparison import Comparison, Picture, References, Row
+from .easel import Column, Easel
+from .job import Job, prepare
 from .judges import Judges, convene
 from .page import page
 from .painting import Studio
-from .pictures import Picture as Wanted
-from .pictures import digest
-from .request import MARK, Request, Setup, claim, slugs
+from .request import MARK, Request, Setup, slugs
 from .scores import score
 from .statistics import Numbers, mean
-from .triggers import without_trigger
-from .variants import ANCHORS, DIRECT, Variant, variants
+from .variants import ANCHORS, DIRECT, Variant
 from .verdict import verdict
 from .ways import Way, anchors, way
-
-REFERENCES, REFERENCE_SEED = 4, 1_000_000
-"""Images that a LoRA paints of itself, with seeds that no picture has."""
-_ROLES = ("content", "style")
 
 
 def compare_fusions(
@@ -91,71 +84,6 @@ def compare_fusions(
     )
 
 
-@dataclass(frozen=True)
-class Job:
-    """A request that has been checked.
-
-    Attributes:
-        request: What is asked for.
-        setup: How.
-        folder: Where everything goes.
-        inputs: Prompts, seeds and options.
-        loras: Content and style, as read.
-    """
-
-    request: Request
-    setup: Setup
-    folder: Path
-    inputs: Inputs
-    loras: tuple[Lora, Lora]
-
-    def variants(self, judges: Judges | None = None) -> tuple[Variant, ...]:
-        """What is compared, with what the methods are given.
-
-        Raises:
-            UserError: A name, parameter or value is unknown or out of range, or one is missing.
-        """
-        given = self.request.given()
-        if judges is not None and {"clip", "dino"} <= judges.places.keys():
-            given |= {role: judges.places[role] for role in ("clip", "dino")}
-        else:
-            given["guide"] = "off"  # there is nothing to guide latents by
-        of = self.setup
-        return variants(
-            of.methods, of.presets, of.bundles, given=given, settings=of.settings, grid=of.grid
-        )
-
-    def key(self, judges: Judges) -> str:
-        """Digest of everything that was asked for, and of the files that it was asked of."""
-        request, setup = self.request, self.setup
-        places = (request.base, request.content_images, request.style_images, *setup.bundles)
-        return digest({
-            "request": request.to_json(), "setup": asdict(setup),
-            "loras": [x.provenance.sha256 for x in self.loras],
-            "places": [stamp(x) for x in places if x], "left_out": judges.left_out,
-            "encoders": {k: v.digest for k, v in judges.judges.items()},
-            "version": version("lorabake"),
-        })  # fmt: skip
-
-
-def prepare(request: Request, setup: Setup, folder: Path) -> Job:
-    """Check everything that can be checked before a model is loaded.
-
-    Raises:
-        UserError: Something that was given does not exist, does not fit, or is out of range.
-    """
-    inputs = setup.inputs(request.prompts)
-    request.check()
-    claim(folder, MARK)
-    loras = lora.read_both(
-        request.content, request.style, family=setup.family, svd_rank=setup.svd_rank
-    )
-    lora.common_family(*loras)
-    job = Job(request, setup, folder, inputs, loras)
-    job.variants()
-    return job
-
-
 def studio_for(base: str, setup: Setup, inputs: Inputs, cache: Path | None = None) -> Studio:
     """Where everything is painted.
 
@@ -181,7 +109,7 @@ def carry_out(job: Job, judges: Judges, studio: Studio, tell: Tell) -> Compariso
     output.folder(job.folder)
     _write(job.folder / MARK, command + "\n")
     ways, warnings = _ways(job, judges, tell)
-    easel = _Easel(job, studio, tell, len(ways))
+    easel = Easel(job, studio, tell, len(ways))
     columns = [easel.column(way, name) for way, name in zip(ways, _names(ways), strict=True)]
     references = [easel.references(i, ways[1 + i]) for i in (0, 1)]
     arrays = _scored(job, judges, columns, references, tell)
@@ -249,96 +177,8 @@ def _ways(job: Job, judges: Judges, tell: Tell) -> tuple[list[Way], list[str]]:
     return found, warnings
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A way, and its pictures with why each shows nothing, in the order of prompts and seeds."""
-
-    way: Way
-    pictures: tuple[Wanted, ...]
-    failures: tuple[str, ...]
-
-
-class _Easel:
-    """Paints one pair's pictures."""
-
-    def __init__(self, job: Job, studio: Studio, tell: Tell, ways: int) -> None:
-        self._job, self._studio, self._tell = job, studio, tell
-        self._done, self._total = 0, ways * job.inputs.count
-        self._notes: list[str] = []
-        self.painted = 0
-
-    def column(self, way: Way, name: str) -> _Column:
-        """Paint one way's pictures; one that cannot run here has none."""
-        folder = self._job.folder / "images" / name
-        wanted = tuple(
-            self._wanted(way, folder / f"p{i + 1}-s{seed}.png", prompt, seed)
-            for i, prompt in enumerate(self._job.inputs.prompts)
-            for seed in self._job.inputs.each_seed
-        )
-        if not way.reason:
-            try:
-                return _Column(way, wanted, self._paint(way, wanted))
-            except AttachError as error:
-                way = replace(way, reason=str(error))
-        self._progress(len(wanted))
-        return _Column(way, wanted, (way.reason,) * len(wanted))
-
-    def references(self, which: int, alone: Way) -> References:
-        """The images of a LoRA: those that were given, or what it paints by itself."""
-        request, source = self._job.request, self._job.loras[which].provenance
-        images = (request.content_images, request.style_images)[which]
-        if images is not None:
-            return References((images,), None, source.name, source.sha256)
-        prompt = self._own_prompt(which)
-        folder = self._job.folder / "references" / _ROLES[which]
-        wanted = [
-            self._wanted(alone, folder / f"s{seed}.png", prompt, seed)
-            for seed in range(REFERENCE_SEED, REFERENCE_SEED + REFERENCES)
-        ]
-        self._total += len(wanted)
-        failures = self._paint(alone, wanted)
-        good = [x for x, failure in zip(wanted, failures, strict=True) if not failure]
-        if len(good) < len(wanted):
-            self._notes.append(f"{len(wanted) - len(good)} {_ROLES[which]} references show nothing")
-        paths = tuple(x.path.relative_to(self._job.folder).as_posix() for x in good)
-        return References(paths, prompt, source.name, source.sha256)
-
-    def warnings(self) -> tuple[str, ...]:
-        """What the user should know about prompts and references."""
-        missing = without_trigger(self._job.loras, self._job.inputs.prompts)
-        return (*missing, *self._notes)
-
-    def _wanted(self, way: Way, path: Path, prompt: str, seed: int) -> Wanted:
-        return Wanted(path, prompt, seed, {**self._studio.settings, **way.settings})
-
-    def _paint(self, way: Way, wanted: Sequence[Wanted]) -> tuple[str, ...]:
-        before = self._studio.painted
-        found = self._studio.paint(
-            wanted, way.attach, alone=way.alone, shared=way.shared, done=self._progress
-        )
-        self.painted += self._studio.painted - before
-        return tuple(found)
-
-    def _progress(self, count: int) -> None:
-        self._done += count
-        self._tell("painting", self._done, self._total)
-
-    def _own_prompt(self, which: int) -> str:
-        """What a LoRA was trained with, as far as that is known."""
-        request, role = self._job.request, _ROLES[which]
-        if told := (request.content_prompt, request.style_prompt)[which]:
-            return told
-        if words := self._job.loras[which].provenance.trigger_words:
-            return ", ".join(words[:3])
-        self._notes.append(
-            f"nobody says what the {role} LoRA was trained with, so its references are painted of "
-            f"the first prompt: give --{role}-prompt or --{role}-images"
-        )
-        return self._job.inputs.prompts[0]
-
-
 def _scored(
-    job: Job, judges: Judges, columns: Sequence[_Column], references: Sequence[References],
+    job: Job, judges: Judges, columns: Sequence[Column], references: Sequence[References],
     tell: Tell,
 ) -> dict[str, Numbers]:  # fmt: skip
     """All scores, `[ways, prompts, seeds]`."""
@@ -363,7 +203,7 @@ def _scored(
     return score(judges, paths, job.inputs.prompts, (places[0], places[1]), done)
 
 
-def _row(job: Job, column: _Column, i: int, arrays: Mapping[str, Numbers]) -> Row:
+def _row(job: Job, column: Column, i: int, arrays: Mapping[str, Numbers]) -> Row:
     own = {name: values[i].reshape(-1) for name, values in arrays.items()}
     merged = ANCHORS.index(DIRECT)
     differences = {

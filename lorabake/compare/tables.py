@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .comparison import Comparison, Row
 from .scores import STYLE, SUBJECT, TITLES
@@ -71,6 +71,11 @@ def text(found: Comparison) -> str:
     label = found.verdict.label
     lines += ["", f"recommended: {label}" if label else "recommended: nothing"]
     lines += [found.verdict.reason, f"{found.output}/report.html"]
+    return printable(lines)
+
+
+def printable(lines: Iterable[str]) -> str:
+    """Lines as one text without control characters: names and reasons may be a stranger's."""
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
@@ -96,13 +101,13 @@ def csv_of(found: Comparison) -> str:
         for one in row.pictures:
             values = [f"{one.scores[name]:.6f}" for name in names]
             writer.writerow(
-                [_cell(row.label), one.prompt + 1, _cell(found.prompts[one.prompt]), one.seed,
-                 "" if one.failure and row.reason else one.path, _cell(one.failure), *values]
+                [cell(row.label), one.prompt + 1, cell(found.prompts[one.prompt]), one.seed,
+                 "" if one.failure and row.reason else one.path, cell(one.failure), *values]
             )  # fmt: skip
     return out.getvalue()
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that no spreadsheet takes for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 

@@ -22,7 +22,7 @@ from .. import bases, encoders, tiny
 from ..oracle import write_lora
 
 PROMPTS = ("a cat in ink", "a fat cat in ink")
-SETUP: dict[str, Any] = {"seeds": 3, "steps": 2, "guidance": 2.0}
+SETUP: dict[str, Any] = {"seeds": 3, "steps": 1, "guidance": 2.0}
 
 
 def world(folder: Path) -> Path:
