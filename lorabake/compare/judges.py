@@ -12,7 +12,7 @@ from ..errors import BaseModelError
 from ..pipelines import csd, encoders, texts
 from ..pipelines.embed import Encoder
 from ..pipelines.texts import Texts
-from ..place import expanded
+from ..place import expanded, kind
 
 Names = Mapping[str, str | Path | None]
 """`clip`, `dino` and `csd`: folder or hub id; None for the usual one."""
@@ -69,21 +69,28 @@ def convene(base: str | Path, names: Names, device: torch.device) -> Judges:
     wanted = {role: names.get(role) or name for role, name in usual(base).items()}
     sees: dict[str, Encoder] = {}
     judges: dict[str, Judge] = {}
+    at_hand: dict[str, str | Path] = {}
     left_out: dict[str, str] = {}
     loaders = {"clip": encoders.load, "dino": encoders.load, "csd": csd.load}
     for role, load in loaders.items():
         name = wanted[role]
         told = csd.digest if role == "csd" else encoders.digest
         try:
-            sees[role] = load(name, device=device)
-            judges[role] = Judge(encoders.recorded(name), told(name))
+            at_hand[role] = place = _at_hand(name, role)
+            sees[role] = load(place, device=device)
+            judges[role] = Judge(encoders.recorded(name), told(place))
         except BaseModelError as error:
             left_out[_SCORES[role]] = f"{encoders.recorded(name)}: {error.what}"
-    reads = _reader(wanted["clip"], device, left_out) if "clip" in sees else None
+    reads = _reader(at_hand["clip"], device, left_out) if "clip" in sees else None
     if "clip" not in sees:
         left_out[_SCORES["text"]] = "there is no CLIP encoder"
     places = {role: str(wanted[role]) for role in sees}
     return Judges(sees, reads, judges, places, left_out)
+
+
+def _at_hand(name: str | Path, role: str) -> str | Path:
+    # Ports of CSD have no config.json, by which other encoders' folders are known.
+    return name if role == "csd" and kind(name) is not None else encoders.at_hand(name)
 
 
 def _reader(name: str | Path, device: torch.device, left_out: dict[str, str]) -> Texts | None:

@@ -31,12 +31,14 @@ MEANINGS = {
     "style": "mean of the picture's scores against the style images",
     "harmonic": "harmonic mean of the picture's subject and style",
     "leak": "DINO cosine to the style images, less what the picture's style explains: the value "
-    "between base and style only (same prompt) at its style score. Above 0, what the style images "
-    "show came along",
+    "on the line from base to style only (same prompt) at its style score. Above 0, what the style "
+    "images show came along",
     "dino_style": "cosine of DINO's embeddings to those of the style images; leak is made of it",
 }
 """What each number is."""
 _AT_ONCE = 16
+_REACH = (-1.0, 2.0)
+"""How far from base (0) to style only (1) the line of `leak` is believed."""
 
 Paths = Sequence[Sequence[Sequence[Path | None]]]
 """Pictures by variant, prompt and seed; None where there is nothing to see."""
@@ -109,7 +111,7 @@ def leak(likeness: Numbers, style: Numbers, there: NDArray[np.bool_]) -> Numbers
     Of each prompt, base and style only have a mean likeness (DINO) to the style images and a mean
     style. A picture whose style lies between the two is expected to have the likeness that lies as
     far between; leak is what it has beyond that. So style alone is no leak, and both anchors have
-    none on average.
+    none on average. Beyond the two the line goes on, for as long again on either side.
 
     Args:
         likeness: DINO cosines to the style images, `[variants, prompts, seeds]`.
@@ -123,7 +125,7 @@ def leak(likeness: Numbers, style: Numbers, there: NDArray[np.bool_]) -> Numbers
         if None in ends:
             low = high = sum(end[0] for end in ends if end)
         span = styled - plain
-        share = ((style[:, i] - plain) / span).clip(0, 1) if span > 0 else 1.0
+        share = ((style[:, i] - plain) / span).clip(*_REACH) if span > 0 else 1.0
         expected[:, i] = low + share * (high - low)
     return np.where(there, likeness - expected, 0.0)
 

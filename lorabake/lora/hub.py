@@ -85,6 +85,27 @@ def _fetch(repo: str, file: str | None, revision: str | None) -> Path:
     return Path(paths[0])
 
 
+def reach(repo: str) -> Path | None:
+    """Ask whether the hub answers for a repository, without the retries of its client.
+
+    Returns:
+        None if it does; else the repository's folder in the cache.
+
+    Raises:
+        Exception: It does not, and nothing of it is in the cache; see `reason`.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        HfApi().model_info(repo, timeout=PATIENCE)
+    except Exception as refused:
+        try:
+            return Path(snapshot_download(repo, local_files_only=True))
+        except Exception:
+            raise refused from None
+    return None
+
+
 def _cached(repo: str, revision: str | None) -> list[str]:
     """The files of a repository that are in the cache."""
     from huggingface_hub import snapshot_download

@@ -13,12 +13,13 @@ import torch
 
 from ..device import device as device_named
 from ..errors import BaseModelError, OverrideError, listed
+from ..lora.hub import reach, reason
 from ..place import expanded, kind
 from ..runtime import Bundle
 from .blame import blame
 from .embed import Encoder, Statistics
 
-__all__ = ["CLIP", "DINO", "Encoder", "digest", "encoders", "load", "locate", "recorded"]
+__all__ = ["CLIP", "DINO", "Encoder", "at_hand", "digest", "encoders", "load", "locate", "recorded"]
 
 CLIP = "openai/clip-vit-base-patch32"
 DINO = "facebook/dino-vits16"
@@ -111,6 +112,24 @@ def encoders(
              for role, (own, told) in given.items()}  # fmt: skip
     place = device if isinstance(device, torch.device) else device_named(device)
     return {role: load(name, device=place) for role, name in names.items()}
+
+
+def at_hand(name: str | Path) -> Path | str:
+    """Where an encoder can be loaded from now: a folder, also of the cache, or a hub id.
+
+    Raises:
+        BaseModelError: There is no such folder; or it is an id, the hub does not answer, and the
+            cache does not have it either. That is told at once.
+    """
+    if isinstance(where := locate(name), Path):
+        return where
+    try:
+        return reach(where) or where
+    except Exception as error:  # the hub's client raises dozens of types
+        what, advice = reason(error)
+        raise BaseModelError(
+            f"cannot be had from the hub ({what})", where=where, advice=advice
+        ) from error
 
 
 def digest(name: str | Path) -> str:

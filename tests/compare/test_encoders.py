@@ -54,6 +54,20 @@ def test_what_is_not_there_is_left_out_by_name(world: Path, tmp_path: Path) -> N
     assert encoders.digest(world / "dino") == digest
 
 
+def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def refused(repo: str) -> None:
+        asked.append(repo)
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(encoders, "reach", refused)
+    found = convene("a/model", {"csd": "user/other"}, CPU)
+    assert asked == [encoders.CLIP, encoders.DINO, "user/other"]
+    assert not found.sees
+    assert "cannot be had from the hub (ConnectionError: nobody there)" in found.left_out["CSD"]
+
+
 def test_clip_without_a_text_tower(tmp_path: Path) -> None:
     stage.encoders.save("clip", tmp_path / "clip")
     with pytest.raises(BaseModelError, match="has no text tower"):

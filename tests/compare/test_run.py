@@ -125,6 +125,9 @@ def test_every_score_by_a_naive_script(world: Path, folder: Path) -> None:
             assert float(row[name]) == pytest.approx(value, abs=2e-6), (row["variant"], name)
     spread = [float(row["dino"]) for row in good]
     assert max(spread) - min(spread) > 0.01
+    for label in ("base", "style only"):
+        leaks = [float(row["leak"]) for row in good if row["variant"] == label]
+        assert np.mean(leaks) == pytest.approx(0, abs=0.02)
     for row, scores in zip(good, wanted, strict=True):
         assert float(row["leak"]) == pytest.approx(naive_leak(row, scores, good, wanted), abs=5e-6)
 
@@ -139,7 +142,9 @@ def naive_leak(row: Any, own: Any, found: list[Any], scores: list[Any]) -> float
 
     plain, styled = anchor("base", "style"), anchor("style only", "style")
     low, high = anchor("base", "dino_style"), anchor("style only", "dino_style")
-    share = min(1.0, max(0.0, (own["style"] - plain) / (styled - plain))) if styled > plain else 1.0
+    share = (
+        min(2.0, max(-1.0, (own["style"] - plain) / (styled - plain))) if styled > plain else 1.0
+    )
     return own["dino_style"] - (low + share * (high - low))
 
 
