@@ -28,7 +28,7 @@ class Baked:
 
 
 @dataclass(frozen=True)
-class Kitchen:
+class Baking:
     """Two LoRAs, and how they are baked.
 
     Attributes:
@@ -95,7 +95,8 @@ class Kitchen:
         chosen = recipe.resolve(variant.method, variant.preset, variant.params)
         given = {str(path): stamp(path) for path in chosen.paths}
         return digest({
-            "sources": self.sources, "method": chosen.method, "params": vars(chosen.params),
+            "sources": self.sources, "method": chosen.method, "half": chosen.half,
+            "params": vars(chosen.params),
             "asked": dict(variant.params),
             "given": given, "base": [self.base, stamp(self.base)], "dtype": dtype,
             "family": self.family, "svd_rank": self.svd_rank,

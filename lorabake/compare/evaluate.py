@@ -19,10 +19,10 @@ from ..errors import RecipeError, UserError
 from . import pairs as tables_of_pairs
 from .baking import Tell
 from .job import Job, prepare
-from .judges import convene
+from .judges import load_judges
 from .pairs import Pair
 from .request import Setup, claim, slug
-from .run import carry_out, studio_for
+from .run import carry_out, renderer_for
 from .statistics import LEVEL, Mean, mean
 from .tables import DASH, aligned, cell, interval, latex_of, markdown_of, printable
 from .variants import DIRECT, variants
@@ -134,16 +134,16 @@ def evaluate(
             jobs[pair.name] = prepare(pair.request, how, where / "pairs" / slug(pair.name))
     output.folder(where)
     _write(where / _MARK, Path(pairs).expanduser().read_text(encoding="utf-8-sig"))
-    judges = convene(base, how.encoders(), device_named(how.device))
+    judges = load_judges(base, how.encoders(), device_named(how.device))
     keys = {name: job.key(judges) for name, job in jobs.items()}
     first = next(iter(jobs.values()))
-    studio = studio_for(str(base), how, first.inputs, where / "anchors")
+    renderer = renderer_for(str(base), how, first.inputs, where / "anchors")
     warnings: list[str] = []
     for i, pair in enumerate(wanted):
         tell(f"{pair.name}, pair", i, len(wanted))
         if _done(jobs[pair.name], keys[pair.name]) is None:
             with _about(pair):
-                found = carry_out(jobs[pair.name], judges, studio, tell)
+                found = carry_out(jobs[pair.name], judges, renderer, tell)
             warnings += [f"{pair.name}: {text}" for text in found.warnings]
     results = {name: _done(job, keys[name]) for name, job in jobs.items()}
     finished = {name: told for name, told in results.items() if told is not None}

@@ -64,7 +64,7 @@ def usual(base: str | Path) -> dict[str, str]:
     return {role: str(_SHIPPED / "encoders" / role) for role in _PAPERS}
 
 
-def convene(base: str | Path, names: Names, device: torch.device) -> Judges:
+def load_judges(base: str | Path, names: Names, device: torch.device) -> Judges:
     """Load the encoders; those that cannot be had are left out with the reason."""
     wanted = {role: names.get(role) or name for role, name in usual(base).items()}
     sees: dict[str, Encoder] = {}

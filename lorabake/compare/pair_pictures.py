@@ -10,8 +10,8 @@ from ..errors import AttachError
 from .baking import Tell
 from .comparison import References
 from .job import Job
-from .painting import Studio
 from .pictures import Picture
+from .rendering import Renderer
 from .triggers import without_trigger
 from .ways import Way
 
@@ -29,11 +29,11 @@ class Column:
     failures: tuple[str, ...]
 
 
-class Easel:
+class PairPictures:
     """Paints one pair's pictures."""
 
-    def __init__(self, job: Job, studio: Studio, tell: Tell, ways: int) -> None:
-        self._job, self._studio, self._tell = job, studio, tell
+    def __init__(self, job: Job, renderer: Renderer, tell: Tell, ways: int) -> None:
+        self._job, self._renderer, self._tell = job, renderer, tell
         self._done, self._total = 0, ways * job.inputs.count
         self._notes: list[str] = []
         self.painted = 0
@@ -80,19 +80,19 @@ class Easel:
         return (*missing, *self._notes)
 
     def _wanted(self, way: Way, path: Path, prompt: str, seed: int) -> Picture:
-        return Picture(path, prompt, seed, {**self._studio.settings, **way.settings})
+        return Picture(path, prompt, seed, {**self._renderer.settings, **way.settings})
 
     def _paint(self, way: Way, wanted: Sequence[Picture]) -> tuple[str, ...]:
-        before = self._studio.painted
-        found = self._studio.paint(
+        before = self._renderer.painted
+        found = self._renderer.paint(
             wanted, way.attach, alone=way.alone, shared=way.shared, done=self._progress
         )
-        self.painted += self._studio.painted - before
+        self.painted += self._renderer.painted - before
         return tuple(found)
 
     def _progress(self, count: int) -> None:
         self._done += count
-        self._tell("painting", self._done, self._total)
+        self._tell("rendering", self._done, self._total)
 
     def _own_prompt(self, which: int) -> str:
         """What a LoRA was trained with, as far as that is known."""

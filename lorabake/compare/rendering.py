@@ -29,7 +29,7 @@ _SMALL = 1 << 14
 Attach = Callable[[Any], AbstractContextManager[object]]
 
 
-class Studio:
+class Renderer:
     """A base model and how it paints.
 
     Args:

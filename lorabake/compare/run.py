@@ -17,13 +17,13 @@ from ..inputs import Inputs, several
 from ..pipelines import encoders
 from ..place import expanded
 from . import tables
-from .baking import Kitchen, Tell
+from .baking import Baking, Tell
 from .comparison import Comparison, Picture, References, Row
-from .easel import Column, Easel
 from .job import Job, prepare
-from .judges import Judges, convene
+from .judges import Judges, load_judges
 from .page import page
-from .painting import Studio
+from .pair_pictures import Column, PairPictures
+from .rendering import Renderer
 from .request import MARK, Request, Setup, slugs
 from .scores import score
 from .statistics import Numbers, mean
@@ -78,13 +78,13 @@ def compare_fusions(
     job = prepare(request, how, Path(folder))
     return carry_out(
         job,
-        convene(base, how.encoders(), device_named(how.device)),
-        studio_for(request.base, how, job.inputs),
+        load_judges(base, how.encoders(), device_named(how.device)),
+        renderer_for(request.base, how, job.inputs),
         progress or (lambda stage, done, total: None),
     )
 
 
-def studio_for(base: str, setup: Setup, inputs: Inputs, cache: Path | None = None) -> Studio:
+def renderer_for(base: str, setup: Setup, inputs: Inputs, cache: Path | None = None) -> Renderer:
     """Where everything is painted.
 
     Raises:
@@ -95,10 +95,10 @@ def studio_for(base: str, setup: Setup, inputs: Inputs, cache: Path | None = Non
             f"there is no dtype {setup.dtype}", advice="Choose float32, bfloat16 or float16"
         )
     dtype = getattr(torch, setup.dtype) if setup.dtype else None
-    return Studio(base, device_named(setup.device), dtype, inputs.options, cache)
+    return Renderer(base, device_named(setup.device), dtype, inputs.options, cache)
 
 
-def carry_out(job: Job, judges: Judges, studio: Studio, tell: Tell) -> Comparison:
+def carry_out(job: Job, judges: Judges, renderer: Renderer, tell: Tell) -> Comparison:
     """Bake, paint, score, and write everything down.
 
     Raises:
@@ -109,9 +109,9 @@ def carry_out(job: Job, judges: Judges, studio: Studio, tell: Tell) -> Compariso
     output.folder(job.folder)
     _write(job.folder / MARK, command + "\n")
     ways, warnings = _ways(job, judges, tell)
-    easel = Easel(job, studio, tell, len(ways))
-    columns = [easel.column(way, name) for way, name in zip(ways, _names(ways), strict=True)]
-    references = [easel.references(i, ways[1 + i]) for i in (0, 1)]
+    drawn = PairPictures(job, renderer, tell, len(ways))
+    columns = [drawn.column(way, name) for way, name in zip(ways, _names(ways), strict=True)]
+    references = [drawn.references(i, ways[1 + i]) for i in (0, 1)]
     arrays = _scored(job, judges, columns, references, tell)
     rows = tuple(_row(job, columns[i], i, arrays) for i in range(len(columns)))
     found = Comparison(
@@ -125,10 +125,10 @@ def carry_out(job: Job, judges: Judges, studio: Studio, tell: Tell) -> Compariso
         style=references[1],
         encoders={role: asdict(judge) for role, judge in judges.judges.items()},
         left_out=judges.left_out,
-        warnings=(*easel.warnings(), *warnings),
+        warnings=(*drawn.warnings(), *warnings),
         command=command,
         key=job.key(judges),
-        painted=easel.painted,
+        painted=drawn.painted,
     )
     _write(job.folder / "report.html", page(found))
     _write(job.folder / "scores.csv", tables.csv_of(found))
@@ -149,7 +149,7 @@ def _names(ways: Sequence[Way]) -> list[str]:
 
 def _ways(job: Job, judges: Judges, tell: Tell) -> tuple[list[Way], list[str]]:
     """All columns, and warnings; a variant that cannot be baked is a column that says why."""
-    kitchen = Kitchen(
+    baking = Baking(
         job.request.content, job.request.style,
         (job.loras[0].provenance.sha256, job.loras[1].provenance.sha256), job.request.base,
         job.folder / "bundles", job.setup.device, job.setup.family, job.setup.svd_rank,
@@ -157,12 +157,12 @@ def _ways(job: Job, judges: Judges, tell: Tell) -> tuple[list[Way], list[str]]:
     chosen = job.variants(judges)
     names = slugs([*ANCHORS, *(variant.label for variant in chosen)])[len(ANCHORS) :]
     merged = Variant(DIRECT, method="direct")
-    found = [*anchors(kitchen.bundle("direct-merge", merged, tell, "float32").bundle)]
+    found = [*anchors(baking.bundle("direct-merge", merged, tell, "float32").bundle)]
     warnings: list[str] = []
     for i, (name, variant) in enumerate(zip(names, chosen, strict=True)):
         tell("baking", i, len(chosen))
         try:
-            baked = kitchen.bundle(name, variant, lambda stage, done, total: None)
+            baked = baking.bundle(name, variant, lambda stage, done, total: None)
         except LorabakeError as error:
             reason = str(error)
             found.append(Way(variant.label, method=variant.method, reason=reason,
@@ -171,7 +171,7 @@ def _ways(job: Job, judges: Judges, tell: Tell) -> tuple[list[Way], list[str]]:
         found.append(way(variant, baked.bundle, judges))
         warnings += [f"{variant.label}: {text}" for text in baked.warnings]
         theirs = tuple(source.sha256 for source in baked.bundle.manifest.sources)
-        if theirs != kitchen.sources:
+        if theirs != baking.sources:
             warnings.append(f"{variant.label}: this bundle was made of other LoRAs")
     tell("baking", len(chosen), len(chosen))
     return found, warnings

@@ -16,7 +16,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.manifest import dumps
 from ..runtime.overrides import GUIDANCE, LIVE, SCALE, STRENGTHS, settings, strength
 from .judges import Judges
-from .painting import Attach
+from .rendering import Attach
 from .variants import ANCHORS, Variant
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import CLIPModel
 
-from lorabake.compare.judges import convene, usual
+from lorabake.compare.judges import load_judges, usual
 from lorabake.errors import BaseModelError
 from lorabake.pipelines import csd, encoders, texts
 
@@ -46,7 +46,7 @@ def test_the_text_tower(world: Path) -> None:
 def test_what_is_not_there_is_left_out_by_name(world: Path, tmp_path: Path) -> None:
     encoders_of = {"clip": None, "dino": world / "dino", "csd": tmp_path / "nowhere"}
     (tmp_path / "config.json").write_text("{}")
-    found = convene("a/model", encoders_of | {"clip": tmp_path}, CPU)
+    found = load_judges("a/model", encoders_of | {"clip": tmp_path}, CPU)
     assert [*found.sees] == ["dino"]
     assert set(found.left_out) == {"CLIP-I", "CSD", "CLIP-T"}
     digest = hashlib.sha256((world / "dino" / "model.safetensors").read_bytes()).hexdigest()
@@ -62,7 +62,7 @@ def test_a_hub_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPa
         raise ConnectionError("nobody there")
 
     monkeypatch.setattr(encoders, "reach", refused)
-    found = convene("a/model", {"csd": "user/other"}, CPU)
+    found = load_judges("a/model", {"csd": "user/other"}, CPU)
     assert asked == [encoders.CLIP, encoders.DINO, "user/other"]
     assert not found.sees
     assert "cannot be had from the hub (ConnectionError: nobody there)" in found.left_out["CSD"]
@@ -72,7 +72,7 @@ def test_clip_without_a_text_tower(tmp_path: Path) -> None:
     stage.encoders.save("clip", tmp_path / "clip")
     with pytest.raises(BaseModelError, match="has no text tower"):
         texts.load(tmp_path / "clip", device=CPU)
-    found = convene("a/model", dict.fromkeys(("clip", "dino", "csd"), tmp_path / "clip"), CPU)
+    found = load_judges("a/model", dict.fromkeys(("clip", "dino", "csd"), tmp_path / "clip"), CPU)
     assert set(found.left_out) == {"CLIP-T"}
 
 

@@ -17,7 +17,7 @@ import pytest
 
 import lorabake
 from lorabake import Evaluation
-from lorabake.compare import datasets, painting, pairs
+from lorabake.compare import datasets, pairs, rendering
 from lorabake.errors import RecipeError
 
 from . import stage
@@ -47,14 +47,14 @@ def whole(
 ) -> tuple[Path, list[str]]:
     """An evaluation, and the prompts of all calls of the pipeline."""
     out, calls = tmp_path_factory.mktemp("whole") / "out", list[str]()
-    real = painting.together
+    real = rendering.together
 
     def counted(pipe: Any, prompt: str, seeds: Any, **options: Any) -> Any:
         calls.append(prompt)
         return real(pipe, prompt, seeds, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(painting, "together", counted)
+        patch.setattr(rendering, "together", counted)
         assert evaluate(world, table, out).missing == ()
         count = len(calls)
         evaluate(world, table, out)

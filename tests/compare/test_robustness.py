@@ -40,9 +40,7 @@ def bundle(world: Path, tmp_path_factory: pytest.TempPathFactory) -> lorabake.Bu
 
 def _measure(bundle: lorabake.Bundle, world: Path, **given: Any) -> Any:
     names = {"dino": world / "dino", "csd": world / "csd"}
-    return robustness(
-        bundle, world / "model", encoders=names, seeds=2, device=CPU, **CALL, **given
-    )
+    return robustness(bundle, world / "model", encoders=names, seeds=2, device=CPU, **CALL, **given)
 
 
 def _seen(pipe: Any, world: Path) -> Tensor:

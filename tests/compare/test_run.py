@@ -17,7 +17,7 @@ from transformers import CLIPModel, CLIPVisionModelWithProjection, ViTModel
 
 import lorabake
 from lorabake import Comparison
-from lorabake.compare import painting
+from lorabake.compare import rendering
 from lorabake.errors import BaseModelError, OverrideError, PairError
 
 from .. import bases, encoders
@@ -213,13 +213,13 @@ def test_nothing_is_painted_twice(
     shutil.copytree(folder, out)
     before = {name: (folder / name).read_bytes() for name in TABLES}
     calls: list[tuple[str, list[int]]] = []
-    real = painting.together
+    real = rendering.together
 
     def counted(pipe: Any, prompt: str, seeds: Any, **options: Any) -> Any:
         calls.append((prompt, [*seeds]))
         return real(pipe, prompt, seeds, **options)
 
-    monkeypatch.setattr(painting, "together", counted)
+    monkeypatch.setattr(rendering, "together", counted)
     assert compare(world, out, methods=VARIANTS).painted == 0
     assert calls == []
     own = str(out).encode()
@@ -258,7 +258,7 @@ def test_a_picture_does_not_depend_on_how_many_are_wanted(
 def test_failures_count_as_zero(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = painting.together
+    real = rendering.together
 
     def broken(pipe: Any, prompt: str, seeds: Any, **options: Any) -> Any:
         images = real(pipe, prompt, seeds, **options)
@@ -268,7 +268,7 @@ def test_failures_count_as_zero(
         images[1] = 0 if seeds[0] < 1000 else images[1]
         return images
 
-    monkeypatch.setattr(painting, "together", broken)
+    monkeypatch.setattr(rendering, "together", broken)
     found = compare(world, tmp_path / "out", methods=["klora"])
     row = found.row("klora")
     why = [x.failure for x in row.pictures]
