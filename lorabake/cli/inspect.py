@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 @click.argument("bundle")
 @options.steps
 @click.option(
-    "--robustness", is_flag=True,
+    "--robustness",
+    is_flag=True,
     help="Measure what is left of each LoRA on half of its layers and at half strength; needs "
     "--base.",
 )
