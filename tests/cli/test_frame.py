@@ -18,7 +18,7 @@ from lorabake.cli.frame import Frame
 from lorabake.errors import RecipeError, VerifyError
 
 COMMANDS = [
-    "make", "inspect", "plot", "generate", "record", "bench", "verify",
+    "make", "inspect", "plot", "generate", "compare", "eval", "record", "bench", "verify",
     "export", "push", "presets", "demo",
 ]  # fmt: skip
 HEAVY = "{'torch', 'numpy', 'diffusers', 'transformers', 'matplotlib', 'PIL', 'tqdm'}"

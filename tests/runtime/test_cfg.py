@@ -25,12 +25,13 @@ def methods() -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
         if not any(name.removesuffix(".__call__") in text for name in WAYS):
             continue
+        lines = text.splitlines()
         for kind in ast.parse(text).body:
             if isinstance(kind, ast.ClassDef):
                 for one in kind.body:
                     if isinstance(one, ast.FunctionDef):
-                        source = ast.get_source_segment(text, one) or ""
-                        found[f"{kind.name}.{one.name}"] = source
+                        source = lines[one.lineno - 1 : one.end_lineno]
+                        found[f"{kind.name}.{one.name}"] = "\n".join(source)
     return found
 
 
