@@ -68,8 +68,9 @@ class Part:
         """A layer's output with a branch added to the rows of this part.
 
         Args:
-            x: Its input; its rows are those of the samples, in their order.
-            output: Of as many rows.
+            x: Its input `[rows, …, in]` (`[rows, in, h, w]`); its rows are those of the samples, in
+                their order.
+            output: `[rows, …, out]`, of as many rows.
             add: Adds the branch, in place if it may.
 
         Raises:

@@ -172,6 +172,10 @@ def _backward(call: Call, cotangent: Tensor) -> Tensor:
 def leading(of: Tensor, x: Tensor) -> Tensor:
     """The channels and tokens of a tensor that x has too: what comes beside follows them.
 
+    Args:
+        of: What the denoiser was given, `[n · samples, …]`.
+        x: The latents, `[samples, …]`, no larger in any other dimension.
+
     Raises:
         AttachError: It has fewer, or no number of rows for each sample.
     """
