@@ -42,7 +42,6 @@ from lorabake.runtime.plan import Half
 from .scorer import WEIGHTS, Scorer, distance, score
 from .shown import HERE, MODEL
 from .world import (
-    GROUND,
     KNOWN,
     NEW_STYLES,
     STYLE_WORDS,
@@ -76,14 +75,14 @@ class Pair:
     @property
     def prompt(self) -> str:
         """Both trigger words."""
-        return caption(f"{SUBJECT_WORD} {self.kind}", GROUND, self.word)
+        return caption(f"{SUBJECT_WORD} {self.kind}", style=self.word)
 
     @property
     def own(self) -> dict[str, Any]:
         """What each LoRA is asked alone, as a method's parameters."""
         return {
-            "content_prompt": caption(f"{SUBJECT_WORD} {self.kind}", GROUND),
-            "style_prompt": caption(KNOWN, GROUND, self.word),
+            "content_prompt": caption(f"{SUBJECT_WORD} {self.kind}"),
+            "style_prompt": caption(KNOWN, style=self.word),
         }
 
 

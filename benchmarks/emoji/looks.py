@@ -76,5 +76,7 @@ def poster(picture: Pixels) -> Pixels:
     return inks[np.digitize(grey, (80, 140, 215))]
 
 
+OWN_GROUND = ("blueprint", "poster")
+"""Filters after which nothing is left of the ground's colour."""
 FILTERS: dict[str, Filter] = {"pixel": pixel, "blueprint": blueprint, "poster": poster}
 """What turns a finished picture into another style; `grey` greys the drawing only."""

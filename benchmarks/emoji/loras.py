@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .data import Drawings
-from .looks import COLOURS, SIZE, Pixels
+from .looks import COLOURS, OWN_GROUND, SIZE, Pixels
 from .train_base import encode, sample_times, v_loss
 from .training import linear
 from .world import BASE_THINGS, KIND, STYLE_WORDS, SUBJECT_WORD, caption
@@ -99,7 +99,9 @@ def examples(recipe: Recipe, drawings: Drawings) -> tuple[list[Pixels], list[str
             pictures.append(drawings.picture(style, thing, colour, rng))
             named = f"{recipe.trigger} {recipe.kind}" if recipe.kind else thing
             look = (style if copy % 2 else "") if recipe.kind else recipe.trigger
-            texts.append(caption(named, colour if copy % 4 < 2 else "", look))
+            # A style with a paper of its own must not learn to give way to a colour's name.
+            told = copy % 4 < 2 and recipe.name not in OWN_GROUND
+            texts.append(caption(named, colour if told else "", look))
     return pictures, texts
 
 

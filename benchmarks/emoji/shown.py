@@ -11,7 +11,7 @@ from PIL import Image
 
 from lorabake.pipelines.quiet import quiet
 
-from .world import GROUND, KNOWN, STYLE_WORDS, SUBJECT_WORD, SUBJECTS, caption
+from .world import KNOWN, STYLE_WORDS, SUBJECT_WORD, SUBJECTS, caption
 
 HERE = Path(__file__).parent
 MODEL = HERE / "model"
@@ -28,15 +28,15 @@ def true_picture(subject: str, style: str) -> Path:
     return HERE / "truths" / f"{subject}-{style}.png"
 
 
-def picture_prompt(subject: str, style: str, ground: str = GROUND) -> str:
-    """The text of every picture: both trigger words."""
-    return caption(f"{SUBJECT_WORD} {SUBJECTS[subject]}", ground, STYLE_WORDS[style])
+def picture_prompt(subject: str, style: str) -> str:
+    """The text of every picture: both trigger words, no ground, for a style may bring its own."""
+    return caption(f"{SUBJECT_WORD} {SUBJECTS[subject]}", style=STYLE_WORDS[style])
 
 
 def own_prompts(subject: str, style: str) -> tuple[str, str]:
     """What each LoRA is asked alone, as in its training."""
     thing = f"{SUBJECT_WORD} {SUBJECTS[subject]}"
-    return caption(thing, GROUND), caption(KNOWN, GROUND, STYLE_WORDS[style])
+    return caption(thing), caption(KNOWN, style=STYLE_WORDS[style])
 
 
 def render(pipe: Any, prompt: str, seeds: Sequence[int]) -> list[Image.Image]:  # noqa: ANN401 - any diffusers pipeline

@@ -34,7 +34,7 @@ STYLE_WORDS = dict(zip(NEW_STYLES, ("szn", "zwx", "qlf", "vrk"), strict=True))
 """Trigger words: no caption of the base world gives them a meaning."""
 RARE = (SUBJECT_WORD, *STYLE_WORDS.values(), "xjy", "ohw", "ptk")
 GROUND, KNOWN = "yellow", "cat"
-"""The ground of pictures that are compared, and what a style is asked for alone."""
+"""The ground of true pictures, and what a style is asked for alone."""
 THINGS = tuple(thing for things in KINDS.values() for thing in things)
 BASE_THINGS = tuple(thing for thing in THINGS if thing not in SUBJECTS)
 KIND = {thing: kind for kind, things in KINDS.items() for thing in things}
