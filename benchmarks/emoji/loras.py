@@ -18,10 +18,11 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lorabake.demo.training import linear
+
 from .data import Drawings
 from .looks import COLOURS, OWN_GROUND, SIZE, Pixels
 from .train_base import encode, sample_times, v_loss
-from .training import linear
 from .world import BASE_THINGS, KIND, STYLE_WORDS, SUBJECT_WORD, caption
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")

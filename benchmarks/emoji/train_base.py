@@ -12,10 +12,11 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorabake.demo.training import Average, Untyped, checkpoint, linear, resume
+
 from . import models
 from .data import Drawings, to_tensor
 from .looks import COLOURS
-from .training import Average, Untyped, checkpoint, linear, resume
 from .world import BASE_THINGS, STYLES, Scene, sample_caption
 
 BATCH, RATE, VARIANTS, CAPTIONS = 32, 1.2e-3, 20, 6

@@ -24,11 +24,13 @@ from transformers import (
     ViTModel,
 )
 
+from lorabake.demo.training import Untyped, cosine
+from lorabake.demo.views import view
+
 from . import models
 from .data import Drawings, to_tensor
 from .looks import COLOURS, SIZE
 from .train_scorer import worn
-from .training import Untyped, cosine
 from .world import BASE_THINGS, STYLES, Scene, caption
 
 BATCH, RATE, COPIES, WEAR = 128, 1e-3, 8, 0.2
@@ -92,32 +94,6 @@ class Stock:
         """For each of these pictures the number of another one with the same label."""
         chosen = [torch.nonzero(labels == labels[i]).flatten() for i in which]
         return torch.stack([same[torch.randint(len(same), ())] for same in chosen])
-
-
-def view(x: Tensor, smallest: float, colour: float) -> Tensor:
-    """Another look at each picture: cut, mirrored, recoloured, blurred or noisy.
-
-    Args:
-        x: Pictures in [-1, 1], [n, 3, 64, 64].
-        smallest: Side of the smallest cut, as a share of the picture's; the largest is 1.05.
-        colour: How far the channels are mixed and shifted.
-    """
-    n = len(x)
-    side = torch.empty(n).uniform_(smallest, 1.05)
-    mirror = torch.where(torch.rand(n) < 0.5, -1.0, 1.0)
-    room = (1 - side).clamp(min=0) + 0.06
-    shift = (torch.rand(n, 2) * 2 - 1) * room[:, None]
-    grow = torch.diag_embed(torch.stack([side * mirror, side], 1))
-    places = functional.affine_grid(
-        torch.cat([grow, shift[..., None]], 2), [n, 3, SIZE, SIZE], align_corners=False
-    )
-    x = functional.grid_sample(x, places, padding_mode="border", align_corners=False)
-    mix = torch.eye(3) + colour * torch.randn(n, 3, 3)
-    x = torch.einsum("nij,njhw->nihw", mix, x) + colour * torch.randn(n, 3, 1, 1)
-    soft = slice(0, n // 4)
-    small = functional.interpolate(x[soft], int(torch.randint(12, 40, ())), mode="area")
-    x = torch.cat([functional.interpolate(small, SIZE, mode="bilinear"), x[n // 4 :]])
-    return (x + 0.1 * torch.rand(n, 1, 1, 1) * torch.randn_like(x)).clamp(-1, 1)
 
 
 def clip(stock: Stock) -> tuple[Untyped, nn.Module, Loss]:

@@ -20,9 +20,10 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lorabake.demo.training import Untyped, linear
+
 from .looks import COLOURS
 from .loras import LAYERS, Recipe, save
-from .training import Untyped, linear
 from .world import BASE_THINGS, STYLES, caption, pick
 
 RUNS, STEPS, BATCH, RATE = 480, 500, 16, 1e-3

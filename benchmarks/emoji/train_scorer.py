@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lorabake.demo.training import Untyped, cosine
+
 from .data import Drawings, to_tensor
 from .looks import COLOURS
 from .scorer import Scorer
-from .training import Untyped, cosine
 from .world import THINGS
 
 STEPS, BATCH, RATE = 1800, 64, 2e-3

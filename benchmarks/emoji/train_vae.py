@@ -12,11 +12,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
+from lorabake.demo.training import Average, Untyped, checkpoint, linear, resume
+
 from . import models, sources
 from .data import Drawings, to_tensor
 from .looks import COLOURS, SIZE, Pixels, blueprint
 from .things import RESERVED_THINGS
-from .training import Average, Untyped, checkpoint, linear, resume
 from .world import STYLES, SUBJECTS
 
 SETS = (*dict.fromkeys(STYLES.values()), "noto-v1", "emojione", "fxemoji")

@@ -27,6 +27,7 @@ from ..pipelines.generate import gated
 from ..pipelines.render import together
 from ..runtime import Bundle
 from ..runtime.manifest import DENOISERS, Layer
+from ..runtime.overrides import STRENGTHS
 from ..runtime.plan import CONTENT, STYLE, Table
 from .judges import Names, usual
 
@@ -152,8 +153,7 @@ def _painted(
 ) -> list[Tensor]:
     """Pictures [n, 3, h, w] of the base, the whole LoRA, half of its layers, half its strength."""
     whole = gated(bundle, (1.0, 0.0) if source == CONTENT else (0.0, 1.0))
-    other = "style_strength" if source == CONTENT else "content_strength"
-    own = "content_strength" if source == CONTENT else "style_strength"
+    own, other = STRENGTHS[source], STRENGTHS[1 - source]
     ways: list[tuple[Bundle | None, dict[str, Any]]] = [
         (None, {}), (whole, {}), (_halved(whole), {other: 0.0}), (whole, {own: 0.5}),
     ]  # fmt: skip
